@@ -1,0 +1,92 @@
+"""The command line: one file a command, each importing its module inside the function.
+
+One guard at the top (`main`) turns errors into exit codes, so that an uncaught exception can't look like
+"anomalies found": 0 pass, 1 anomalies, 2 usage or environment, 3 inconclusive, 70 our own error,
+130 interrupted. Data goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from cdcpipe.errors import CdcpipeError
+
+EXIT_PASS, EXIT_ANOMALIES, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_INTERNAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 70, 130
+
+# verb -> (module under cdcpipe.cli, one line for `cdcpipe --help`). A command's module is loaded when it
+# is called, and its attribute `command` is the click command.
+_COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class _LazyGroup(click.Group):
+    """A group whose help needs no command's module, so that `cdcpipe --help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"cdcpipe.cli.{_COMMANDS[cmd_name][0]}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 pass, 1 anomalies found, 2 usage or environment, 3 inconclusive, 70 internal error, 130 interrupted.",
+)
+@click.version_option(package_name="cdcpipe")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Run a real change-data pipeline, break it on purpose, and prove that nothing was lost."""
+
+
+def report_error(error: CdcpipeError) -> None:
+    """Write `error` to stderr the way every command does: message, details, hint last."""
+    click.echo(f"error: {error.message}", err=True)
+    if error.detail:
+        click.echo("\n".join(f"  {line}" for line in error.detail.splitlines()), err=True)
+    if error.hint:
+        for line in error.hint.splitlines():
+            click.echo(f"hint: {line}", err=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False)
+    except CdcpipeError as error:
+        if debug:
+            raise
+        report_error(error)
+        code = error.exit_code
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_PASS
+    except Exception as error:  # noqa: BLE001 - the one guard: anything else is a bug of ours, and must not exit 1
+        if debug:
+            raise
+        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("hint: this is a bug in cdcpipe; run again with `--debug` and report the traceback", err=True)
+        code = EXIT_INTERNAL
+    sys.exit(code if isinstance(code, int) else EXIT_PASS)

@@ -1,0 +1,87 @@
+"""Where a pipeline's servers are, wherever they run: all that ledgers, checks and workloads know of a stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["CatalogEndpoint", "Endpoints", "PostgresEndpoint", "Role", "S3Endpoint", "Secret"]
+
+
+class Secret(str):
+    """A credential: a `str` for those who use it, hidden in every `repr` (logs, tracebacks, reports)."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A PostgreSQL role and its password."""
+
+    name: str
+    password: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresEndpoint:
+    """The source database. `roles` by purpose: `owner`, `replication`, `witness`."""
+
+    host: str
+    port: int
+    database: str
+    roles: dict[str, Role]
+
+    def conninfo(self, role: str = "owner") -> str:
+        """A libpq connection string for `role`, for psycopg; never for argv or a log."""
+        who = self.roles[role]
+        return f"host={self.host} port={self.port} dbname={self.database} user={who.name} password={who.password!s}"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Endpoint:
+    """An S3 server and one bucket in it. `url` is None for AWS itself."""
+
+    url: str | None
+    region: str
+    bucket: str
+    access_key_id: str | None
+    secret_access_key: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEndpoint:
+    """The Iceberg catalog (a JDBC catalog in PostgreSQL) and the warehouse in S3."""
+
+    name: str
+    postgres: PostgresEndpoint
+    role: str
+    warehouse: str
+
+    def sqlalchemy_url(self) -> str:
+        """The catalog's address for pyiceberg's `SqlCatalog`."""
+        who = self.postgres.roles[self.role]
+        pg = self.postgres
+        return f"postgresql+psycopg://{who.name}:{who.password!s}@{pg.host}:{pg.port}/{pg.database}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Everything a client needs to reach a running pipeline.
+
+    `registry` is the base of a Confluent-compatible API. `topics` maps a captured table (`schema.table`)
+    to its topic. `publication` is the publication that the source connector reads.
+    """
+
+    postgres: PostgresEndpoint
+    bootstrap_servers: str
+    connect_url: str
+    registry_url: str
+    s3: S3Endpoint
+    catalog: CatalogEndpoint | None
+    publication: str
+    topic_prefix: str
+    dead_letter_topic: str
+    transaction_topic: str
+    topics: dict[str, str] = field(default_factory=dict)
