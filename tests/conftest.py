@@ -1,0 +1,59 @@
+"""Fixtures for real servers. Endpoints are the only thing a test sees of them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cdcpipe.stack.endpoints import PostgresEndpoint
+from cdcpipe.stack.local.postgres import Postgres, new_role
+
+_numbers = itertools.count(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """One real PostgreSQL server for the session, without the rest of the pipeline."""
+    folder = Path(tempfile.mkdtemp(prefix="cdcpipe-test-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    server = Postgres(folder / "postgres", folder / "log", port=_free_port(), admin=new_role("admin"))
+    server.start()
+    try:
+        server.await_ready()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres_server: Postgres) -> PostgresEndpoint:
+    """A fresh database for the module, owned by role `owner`; `replication` and `witness` may replicate, not write.
+
+    `wal_level` is `logical`. The superuser is role `admin`.
+    """
+    number = next(_numbers)
+    roles = {purpose: new_role(f"{purpose}_{number}") for purpose in ("owner", "replication", "witness")}
+    roles["admin"] = postgres_server.admin
+    database = f"test_{number}"
+    with psycopg.connect(postgres_server.conninfo(), autocommit=True) as connection:
+        for purpose in ("owner", "replication", "witness"):
+            role = roles[purpose]
+            rights = "" if purpose == "owner" else " REPLICATION"
+            connection.execute(f"CREATE ROLE {role.name} LOGIN{rights} PASSWORD '{role.password!s}'")  # type: ignore[arg-type]
+        connection.execute(f"CREATE DATABASE {database} OWNER {roles['owner'].name}")  # type: ignore[arg-type]
+    return PostgresEndpoint(host="127.0.0.1", port=postgres_server.port, database=database, roles=roles)
