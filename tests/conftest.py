@@ -54,6 +54,6 @@ def postgres(postgres_server: Postgres) -> PostgresEndpoint:
         for purpose in ("owner", "replication", "witness"):
             role = roles[purpose]
             rights = "" if purpose == "owner" else " REPLICATION"
-            connection.execute(f"CREATE ROLE {role.name} LOGIN{rights} PASSWORD '{role.password!s}'")  # type: ignore[arg-type]
-        connection.execute(f"CREATE DATABASE {database} OWNER {roles['owner'].name}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE ROLE {role.name} LOGIN{rights} PASSWORD '{role.password!s}'")
+        connection.execute(f"CREATE DATABASE {database} OWNER {roles['owner'].name}")
     return PostgresEndpoint(host="127.0.0.1", port=postgres_server.port, database=database, roles=roles)

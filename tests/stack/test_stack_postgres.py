@@ -14,9 +14,7 @@ pytestmark = pytest.mark.postgres
 
 def test_the_witness_can_open_a_logical_slot(postgres: PostgresEndpoint) -> None:
     with psycopg.connect(postgres.conninfo("witness"), autocommit=True) as connection:
-        row = connection.execute(
-            "SELECT pg_create_logical_replication_slot('w', 'pgoutput', true)"
-        ).fetchone()
+        row = connection.execute("SELECT pg_create_logical_replication_slot('w', 'pgoutput', true)").fetchone()
     assert row is not None
 
 

@@ -170,12 +170,8 @@ class LocalProcess:
     def failure(self, message: str) -> ComponentFailed:
         """An error about this component that ends with the last lines of its log."""
         tail = self.log_tail(12)
-        shown = (
-            "\n".join([f"last lines of {self.name}'s log:", *tail]) if tail else f"{self.name} left no log"
-        )
-        return ComponentFailed(
-            self.name, message, detail=shown, hint=f"all of it: `cdcpipe logs {self.name}`"
-        )
+        shown = "\n".join([f"last lines of {self.name}'s log:", *tail]) if tail else f"{self.name} left no log"
+        return ComponentFailed(self.name, message, detail=shown, hint=f"all of it: `cdcpipe logs {self.name}`")
 
     def _exit_text(self) -> str:
         code = self._child.returncode if self._child is not None else None
@@ -211,8 +207,15 @@ class LocalProcess:
         self._process = None
 
     def pause(self) -> None:
-        for process in self._own_processes():
+        own = self._own_processes()
+        for process in own:
             process.send_signal(signal.SIGSTOP)
+        wait_until(  # a signal is delivered some time after it was sent
+            lambda: all(process.status() == psutil.STATUS_STOPPED for process in own),
+            what=f"`{self.name}` stopped by SIGSTOP",
+            timeout_seconds=10,
+            error=self.failure,
+        )
 
     def resume(self) -> None:
         for process in self._own_processes():
