@@ -15,6 +15,7 @@
     │   └── ComponentFailed       a component died or never became ready
     ├── ServiceError              a server answered with an error, or not at all
     │   ├── PostgresError · KafkaError · ConnectError · RegistryError · StorageError
+    │   └── ConnectUnavailable    (a ConnectError) no answer, or still rebalancing
     └── EvidenceError             what was to be judged can't be read whole
 
 An anomaly in the data is a result, never an exception (see `cdcpipe.verify`). The mix-in `Transient`
@@ -30,6 +31,7 @@ __all__ = [
     "ComponentFailed",
     "ConfigError",
     "ConnectError",
+    "ConnectUnavailable",
     "DiskFull",
     "EvidenceError",
     "KafkaError",
@@ -155,6 +157,10 @@ class ConnectError(ServiceError):
     ) -> None:
         super().__init__(message, hint=hint, detail=detail)
         self.status = status
+
+
+class ConnectUnavailable(ConnectError, Transient):
+    """Kafka Connect doesn't answer, is still rebalancing, or did not reach the awaited state in time."""
 
 
 class RegistryError(ServiceError):
