@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cdcpipe.connect.aiven_s3 import AivenS3Sink
+    from cdcpipe.connect.confluent_s3 import ConfluentS3Sink
     from cdcpipe.connect.converters import (
         ApicurioAvroConverter,
         AvroConverter,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from cdcpipe.connect.worker import ConfigProvider, WorkerConfig
 
 _EXPORTS: dict[str, tuple[str, ...]] = {
+    "aiven_s3": ("AivenS3Sink",),
+    "confluent_s3": ("ConfluentS3Sink",),
     "converters": (
         "ApicurioAvroConverter",
         "AvroConverter",
@@ -78,10 +82,12 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
+    "AivenS3Sink",
     "ApicurioAvroConverter",
     "AvroConverter",
     "ByteArrayConverter",
     "ConfigProvider",
+    "ConfluentS3Sink",
     "ConnectClient",
     "Converter",
     "Daily",
