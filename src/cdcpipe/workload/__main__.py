@@ -1,0 +1,10 @@
+"""The generator's own process; started by `cdcpipe.workload.Workload`, not by hand."""
+
+from __future__ import annotations
+
+import sys
+
+from cdcpipe.workload.worker import run_from_stdin
+
+if __name__ == "__main__":
+    sys.exit(run_from_stdin())
