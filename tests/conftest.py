@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import socket
 import tempfile
@@ -12,8 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cdcpipe.settings import load_settings
 from cdcpipe.stack.endpoints import PostgresEndpoint
 from cdcpipe.stack.local.postgres import Postgres, new_role
+from cdcpipe.stack.local.stack import LocalStack
 
 _numbers = itertools.count(1)
 
@@ -57,3 +60,21 @@ def postgres(postgres_server: Postgres) -> PostgresEndpoint:
             connection.execute(f"CREATE ROLE {role.name} LOGIN{rights} PASSWORD '{role.password!s}'")
         connection.execute(f"CREATE DATABASE {database} OWNER {roles['owner'].name}")
     return PostgresEndpoint(host="127.0.0.1", port=postgres_server.port, database=database, roles=roles)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    """The whole pipeline, real servers, one for the session: `stack.endpoints` is what a test needs of it.
+
+    With `CDCPIPE_TEST_STACK=FOLDER` the stack in that folder is used, brought up if need be, and left running.
+    """
+    kept = os.environ.get("CDCPIPE_TEST_STACK")
+    folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="cdcpipe-stack-", dir="/var/tmp"))
+    settings = load_settings()
+    local = LocalStack(folder, cache=settings.cache, maven_mirror=settings.maven_mirror)
+    try:
+        local.up(await_archive=True)
+        yield local
+    finally:
+        if not kept:
+            local.down(purge=True)

