@@ -19,7 +19,17 @@ EXIT_PASS, EXIT_ANOMALIES, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_INTERNAL, EXIT_IN
 
 # verb -> (module under cdcpipe.cli, one line for `cdcpipe --help`). A command's module is loaded when it
 # is called, and its attribute `command` is the click command.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "Run the whole pipeline on this machine and judge it, event by event."),
+    "up": ("up", "Bring the pipeline up, or resume it with its data."),
+    "down": ("down", "Stop it; --purge removes its data."),
+    "status": ("status", "Components, endpoints, connectors, lag, memory."),
+    "logs": ("logs", "The log of a component."),
+    "psql": ("psql", "A prompt on the source database."),
+    "doctor": ("doctor", "What this machine lacks, and how to get it."),
+    "artefacts": ("artefacts", "The locked jars and archives of the local stack."),
+    "completion": ("completion", "Completion for bash, zsh or fish."),
+}
 
 
 class _LazyGroup(click.Group):
@@ -44,7 +54,8 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 pass, 1 anomalies found, 2 usage or environment, 3 inconclusive, 70 internal error, 130 interrupted.",
+    epilog="Exit codes: 0 pass, 1 anomalies found, 2 usage or environment, 3 inconclusive, 70 internal error, "
+    "130 interrupted.",
 )
 @click.version_option(package_name="cdcpipe")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -83,7 +94,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_PASS
-    except Exception as error:  # noqa: BLE001 - the one guard: anything else is a bug of ours, and must not exit 1
+    except Exception as error:
         if debug:
             raise
         click.echo(f"internal error: {type(error).__name__}: {error}", err=True)

@@ -352,7 +352,7 @@ class ConnectClient:
                     f"Connect at {self.url} doesn't answer {method} {path}: {type(error).__name__}",
                     hint="is the worker up? `GET /` should give its version",
                 ) from error
-            if response.status_code == 409 and "rebalance" in response.text and time.monotonic() < deadline:
+            if _rebalancing(response) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
                 continue
             if response.is_success:
@@ -366,9 +366,16 @@ class ConnectClient:
             message = response.text.strip()[:500]
         first, _, rest = message.partition("\n")
         text = f"{method} {path}: HTTP {response.status_code}: {first or 'no message'}"
-        if response.status_code == 409 and "rebalance" in message:
-            return ConnectUnavailable(text, status=409, hint="the cluster is still rebalancing; try again")
+        if _rebalancing(response):
+            return ConnectUnavailable(
+                text, status=response.status_code, hint="the cluster is still rebalancing; try again"
+            )
         return ConnectError(text, status=response.status_code, detail=rest or None)
+
+
+def _rebalancing(response: httpx2.Response) -> bool:
+    # Documented as 409. A GET of a config answers 500 with the same sentence while a worker joins (4.3.1).
+    return response.status_code in (409, 500) and "rebalance" in response.text
 
 
 def _path(name: str) -> str:
