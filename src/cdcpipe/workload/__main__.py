@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 from cdcpipe.workload.worker import run_from_stdin
 
 if __name__ == "__main__":
-    sys.exit(run_from_stdin())
+    run_from_stdin()

@@ -367,8 +367,8 @@ _MIX: dict[Callable[[Operations, int], Plan | None], float] = {
     Operations._signup: 7,
     Operations._profile: 10,
     Operations._reward: 4,
-    Operations._purge: 8,
-    Operations._rekey: 0.3,
+    Operations._purge: 5,
+    Operations._rekey: 0.7,
     Operations._cart: 3,
 }
 _KINDS = tuple(_MIX)

@@ -17,15 +17,16 @@ __all__ = ["Attempt", "Session"]
 
 _log = logging.getLogger("cdcpipe.workload")
 
-# Every plan finds its rows by primary key, in tables that were empty when it was first planned.
-_SETTINGS = (
-    "SET plan_cache_mode = force_generic_plan",
-    "SET enable_seqscan = off",
-    "SET enable_bitmapscan = off",
-    "SET jit = off",
-    "SET timezone = 'UTC'",
-    "SET datestyle = 'ISO'",
-)
+_SETTINGS = """
+    SET timezone = 'UTC'; SET datestyle = 'ISO'; SET jit = off;
+    -- every plan finds its rows by primary key, and was made when the tables were empty
+    SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;
+    -- a client that was cut off must not hold its locks for hours: the same rows are needed by its next attempt
+    SET idle_in_transaction_session_timeout = '10s';
+    SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3
+"""
+# Lost connections, conflicts, resources, locks, operator intervention, the system around the server.
+_PASSING = ("08", "40", "53", "55", "57", "58")
 _CONNECTION = {
     "application_name": "cdcpipe workload",
     "connect_timeout": "5",
@@ -40,20 +41,28 @@ _CONNECTION = {
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One transaction that was run: its id as PostgreSQL's xid8 (None if it never got one) and how it ended."""
+    """One transaction that was run: its id as PostgreSQL's xid8 (None if it never got one) and how it ended.
+
+    `may_pass` says whether its error may be over at the next attempt.
+    """
 
     xid: int | None
     outcome: Outcome
     error: str = ""
-    sqlstate: str | None = None
+    may_pass: bool = True
 
 
 class Session:
-    """A connection that comes back when it is lost. `stopped` is asked while it waits; then it gives up."""
+    """A connection that comes back when it is lost.
 
-    def __init__(self, conninfo: str, *, stopped: Callable[[float], bool]) -> None:
+    While it has to wait it calls `stopped(seconds)`, which waits that long and says whether to give up; while it
+    looks for the outcome of a transaction it calls `hopeless(seconds)` instead, which is more patient.
+    """
+
+    def __init__(self, conninfo: str, *, stopped: Callable[[float], bool], hopeless: Callable[[float], bool]) -> None:
         self._conninfo = conninfo
         self._stopped = stopped
+        self._hopeless = hopeless
         self._connection: psycopg.Connection | None = None
         self._jitter = random.Random()
         self.reconnects = -1
@@ -63,27 +72,26 @@ class Session:
         try:
             connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=0, **_CONNECTION)  # type: ignore[arg-type]
             connection.prepared_max = 200
-            for setting in _SETTINGS:
-                connection.execute(setting, prepare=False)
+            connection.execute(_SETTINGS, prepare=False)
         except psycopg.Error as error:
             raise PostgresError(f"no connection for the workload: {str(error).strip()}") from error
         self._connection = connection
         self.reconnects += 1
         return connection
 
-    def reconnected(self) -> psycopg.Connection | None:
-        """The connection, opened again if it was lost, with growing pauses; None when the workload was stopped."""
+    def _reconnected(self, given_up: Callable[[float], bool]) -> psycopg.Connection | None:
+        """The connection, opened again if it was lost, with growing pauses between attempts; None if given up."""
         pause = 0.05
         while True:
             if self._connection is not None and not self._connection.closed:
                 return self._connection
-            if self._stopped(0):
+            if given_up(0):
                 return None
             try:
                 return self.connect()
             except PostgresError as error:
                 _log.debug("not reconnected: %s", error)
-            if self._stopped(pause * self._jitter.uniform(0.5, 1.0)):
+            if given_up(pause * self._jitter.uniform(0.5, 1.0)):
                 return None
             pause = min(pause * 2, 1.0)
 
@@ -93,7 +101,7 @@ class Session:
 
     def run(self, plan: Plan) -> Attempt | None:
         """Run `plan` once. None when there was no connection to run it on and the workload was stopped."""
-        connection = self.reconnected()
+        connection = self._reconnected(self._stopped)
         if connection is None:
             return None
         xid: int | None = None
@@ -109,17 +117,18 @@ class Session:
         except psycopg.Error as error:
             if connection.closed:
                 # The COMMIT may have got through, or not: `resolve` will tell.
-                return Attempt(xid, Outcome.UNKNOWN, str(error).strip(), error.sqlstate)
+                return Attempt(xid, Outcome.UNKNOWN, str(error).strip())
             return self._failed(connection, xid, error)
         return Attempt(xid, Outcome.COMMITTED)
 
     def _failed(self, connection: psycopg.Connection, xid: int | None, error: psycopg.Error) -> Attempt:
+        may_pass = connection.closed or (error.sqlstate or "").startswith(_PASSING)
         if not connection.closed:
             try:
                 connection.execute("ROLLBACK", prepare=False)
             except psycopg.Error:
                 connection.close()
-        return Attempt(xid, Outcome.FAILED, str(error).strip(), error.sqlstate)
+        return Attempt(xid, Outcome.FAILED, str(error).strip(), may_pass)
 
     def _statements(self, connection: psycopg.Connection, plan: Plan) -> int:
         """Everything up to the COMMIT, in one round trip unless a COPY is among it. Gives the transaction's id."""
@@ -144,8 +153,8 @@ class Session:
         return int(row[0])
 
     def resolve(self, plan: Plan, xid: int | None) -> Outcome:
-        """What became of a transaction whose COMMIT got no answer. UNKNOWN when the workload was stopped first."""
-        while (connection := self.reconnected()) is not None:
+        """What became of a transaction whose COMMIT got no answer. UNKNOWN when that can't be found out."""
+        while (connection := self._reconnected(self._hopeless)) is not None:
             try:
                 status = _status(connection, xid)
                 if status != "in progress":
@@ -156,7 +165,7 @@ class Session:
                     return Outcome.UNKNOWN_COMMITTED if committed else Outcome.UNKNOWN_ABORTED
             except psycopg.Error as error:
                 _log.debug("not resolved: %s", error)
-            if self._stopped(0.05):
+            if self._hopeless(0.05):
                 break
         return Outcome.UNKNOWN
 

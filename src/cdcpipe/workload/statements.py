@@ -82,6 +82,7 @@ SCHEMA: tuple[str, ...] = (
       reference uuid NOT NULL,
       authorisation bytea,
       answer json,
+      description text,
       received_on date NOT NULL,
       settled_at timestamptz
     )
@@ -109,7 +110,7 @@ class Statements:
 
     copy_payments = (
         "COPY public.payments (id, order_id, method, amount, fee, settled, reference, authorisation, answer, "
-        "received_on) FROM STDIN"
+        "description, received_on) FROM STDIN"
     )
     spend = (
         "UPDATE public.customers SET balance = balance - %(amount)s::numeric, points = points + 1, "
@@ -198,11 +199,12 @@ class Statements:
             {rows}"""
         payments = f"""
             INSERT INTO public.payments (id, order_id, method, amount, fee, settled, reference, authorisation,
-                                         received_on)
+                                         description, received_on)
             SELECT g, %(order)s::bigint + g - %(lo)s::bigint,
                    (ARRAY['card', 'card', 'wallet', 'transfer'])[1 + (h & 3)], ((h >> 12) & 1048575)::numeric * 0.01,
                    CASE WHEN (h >> 40) & 3 > 0 THEN ((h >> 20) & 65535) / 7e3 END,
                    CASE WHEN (h >> 44) & 1 = 0 THEN false END, md5(h::text)::uuid,
-                   CASE WHEN (h >> 46) & 1 = 0 THEN int8send(h) END, (%(at)s::timestamptz AT TIME ZONE 'UTC')::date
+                   CASE WHEN (h >> 46) & 1 = 0 THEN int8send(h) END,
+                   {titles}[1 + ((h >> 4) & 63)], (%(at)s::timestamptz AT TIME ZONE 'UTC')::date
             {rows}"""
         return cls(customers, orders, items, payments)

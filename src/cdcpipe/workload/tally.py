@@ -37,6 +37,9 @@ class Tally:
     by_table: dict[str, dict[str, int]] = field(init=False)
     latencies: Latencies = field(default_factory=Latencies)
     due: float | None = None  # when the transaction now running or waited for is due, seconds from the start
+    in_flight: bool = False
+    behind: float = 0.0  # how late it was at the end
+    behind_max: float = 0.0
     last_commit: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,9 +87,10 @@ class WorkloadResult:
     events_by_table: table -> op (`c` `u` `d` `t`) -> the same row changes
     achieved_rate: `events` a second, over `seconds`: from the start to the end of the schedule or the last commit,
         whichever was later
-    behind_seconds: how late the slowest connection was at the end
+    behind_seconds, behind_seconds_max: how late the slowest connection was at the end, and at any moment
     commit_latency_seconds: `p50`, `p95`, `p99`, from the moment a transaction was due to the answer to its COMMIT
-    cpu_seconds: processor time of the generator's process
+    cpu_seconds: processor time of the generator's process, from the start of the schedule
+    stopped: whether it was asked to stop before the schedule was over
     record: the JSONL file with one line a transaction, if one was asked for
     """
 
@@ -107,6 +111,7 @@ class WorkloadResult:
     events_by_table: Mapping[str, Mapping[str, int]]
     achieved_rate: float
     behind_seconds: float
+    behind_seconds_max: float
     commit_latency_seconds: Mapping[str, float]
     cpu_seconds: float
     stopped: bool

@@ -147,7 +147,7 @@ class Pools:
         portraits = tuple(rng.randbytes(rng.randint(2_200, 9_000)) for _ in range(16))
         return cls(
             names=tuple(names),
-            titles=tuple(" ".join(rng.choices(_WORDS, k=rng.randint(2, 5))) for _ in range(64)),
+            titles=tuple(" ".join(rng.choices(_WORDS, k=rng.randint(3, 10))) for _ in range(64)),
             notes=_NOTES,
             documents=tuple(_document(rng) for _ in range(16)),
             tags=tuple(_tags(rng) for _ in range(16)),
@@ -179,7 +179,7 @@ def _tags(rng: random.Random) -> str:
 
 
 def _payment(rng: random.Random) -> bytes:
-    """method, amount, fee, settled, reference, authorisation, answer, received_on: tab-separated, `\\N` for null."""
+    """From method to received_on, in the order of `Statements.copy_payments`: tab-separated, `\\N` for null."""
     answer = json.dumps({"code": rng.choice(["00", "05", "N7"]), "avs": rng.choice([True, None])})
     fields = [
         rng.choice(["card", "transfer", "wallet", "voucher"]),
@@ -189,6 +189,7 @@ def _payment(rng: random.Random) -> bytes:
         str(uuid.UUID(int=rng.getrandbits(128), version=4)),
         "\\\\x" + rng.randbytes(rng.choice([0, 8, 16])).hex(),
         "\\N" if rng.random() < 0.5 else answer,
+        " ".join(rng.choices(_WORDS, k=rng.randint(4, 16))),
         f"20{rng.randint(10, 39)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}",
     ]
     return "\t".join(fields).encode()

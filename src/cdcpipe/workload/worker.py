@@ -7,15 +7,17 @@ Speaks JSON lines: reads a specification and then `go` and `stop` on stdin, writ
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from cdcpipe.errors import CdcpipeError, PostgresError
 from cdcpipe.workload.pace import Latencies, Pace, transaction_events_mean
@@ -28,8 +30,6 @@ __all__ = ["Crew", "Recorder", "Specification", "main"]
 
 _log = logging.getLogger("cdcpipe.workload")
 _REFUSALS_MAX = 5
-# Errors that may be over at the next attempt: operator intervention, lost connections, resources, conflicts, locks.
-_PASSING = ("08", "40", "53", "55", "57", "58")
 _RESOLVE_SECONDS = 15.0
 
 
@@ -99,12 +99,13 @@ class Crew:
         self._stop = threading.Event()
         self._record = Recorder(Path(specification.record) if specification.record else None)
         self.tallies = [Tally(self.shop.tables) for _ in range(specification.connections)]
-        self._sessions = [Session(conninfo, stopped=self._stopped) for _ in self.tallies]
+        self._sessions = [Session(conninfo, stopped=self._stopped, hopeless=self._hopeless) for _ in self.tallies]
         self._error: CdcpipeError | None = None
         self._threads: list[threading.Thread] = []
         self._start = 0.0
         self._wall_us = 0
-        self._stop_at = float("inf")
+        self._stop_at = math.inf
+        self._cpu_start = 0.0
         self._events_mean = transaction_events_mean(specification.rate / specification.connections)
         self._next_ids: list[dict[str, int]] = []
 
@@ -122,6 +123,7 @@ class Crew:
                 ) from error
 
     def go(self) -> None:
+        self._cpu_start = time.process_time()
         self._start = time.monotonic()
         self._wall_us = time.time_ns() // 1000
         for number in range(len(self.tallies)):
@@ -133,7 +135,7 @@ class Crew:
     def stop(self) -> None:
         """Let each connection finish the transaction that it is in."""
         if not self._stop.is_set():
-            self._stop_at = self._elapsed()
+            self._stop_at = self.elapsed
             self._stop.set()
 
     def join(self, timeout_seconds: float) -> bool:
@@ -144,18 +146,28 @@ class Crew:
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
+    def finished_by(self) -> float:
+        """When the last connection must be done, in seconds from the start: late work and doubts have their limits."""
+        end = self.specification.seconds + self.specification.overtime_seconds
+        return min(self._stop_at, end) + _RESOLVE_SECONDS
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
 
     def flush(self) -> None:
         self._record.flush()
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._start
-
     def _stopped(self, seconds: float) -> bool:
-        """Wait up to `seconds`; whether there is nothing left to wait for."""
-        return self._stop.wait(seconds) if seconds > 0 else self._stop.is_set()
+        """Wait up to `seconds`; whether no further transaction is to be begun."""
+        stopped = self._stop.wait(seconds) if seconds > 0 else self._stop.is_set()
+        return stopped or self.elapsed > self.specification.seconds + self.specification.overtime_seconds
+
+    def _hopeless(self, seconds: float) -> bool:
+        """Wait `seconds`; whether a transaction in doubt will have to stay so."""
+        time.sleep(seconds)
+        return self.elapsed > self.finished_by
 
     # One connection ------------------------------------------------------------------------------
 
@@ -178,29 +190,34 @@ class Crew:
         # Connections don't all begin at the same moment.
         pace = Pace(rate, spec.seconds, phase=self._events_mean / rate * number / spec.connections)
         operations = self.shop.operations(number, self._events_mean, self._next_ids[number])
-        end = spec.seconds + spec.overtime_seconds
         while (due := pace.due) is not None:
             plan = operations.draw(due)
             intended = due if plan.commit else pace.aside
             tally.due = intended
-            wait = intended - self._elapsed()
-            if self._stopped(wait) or self._elapsed() > end:
-                return
+            if self._stopped(intended - self.elapsed):
+                break
+            tally.behind_max = max(tally.behind_max, self.elapsed - intended)
             if not self._done(number, plan, intended):
-                return
-            pace.take(plan.events)
+                break
+            if plan.commit:
+                pace.take(plan.events)
+        late = pace.due if pace.due is not None else spec.seconds
+        tally.behind = max(0.0, min(self.elapsed, self._stop_at) - late)
 
     def _done(self, number: int, plan: Plan, intended: float) -> bool:
         """Run `plan` until it is committed or rolled back. False when the workload ended before that."""
         session, tally = self._sessions[number], self.tallies[number]
         refusals = 0
         while True:
+            tally.in_flight = True
             attempt = session.run(plan)
             if attempt is None:
+                tally.in_flight = False
                 return False
             if attempt.outcome is Outcome.UNKNOWN:
                 attempt = self._resolved(session, tally, plan, attempt)
-            now = self._elapsed()
+            tally.in_flight = False
+            now = self.elapsed
             tally.outcomes[attempt.outcome] += 1
             tally.reconnects = session.reconnects
             self._record.write(number, plan, attempt, self._wall(intended), self._wall(now))
@@ -214,10 +231,11 @@ class Crew:
                 return True
             if attempt.outcome is Outcome.UNKNOWN:
                 return False
-            if attempt.outcome is Outcome.FAILED and not _may_pass(attempt.sqlstate):
+            if not attempt.may_pass:
                 refusals += 1
                 if refusals == _REFUSALS_MAX:
                     raise PostgresError(f"`{plan.kind}` fails each time it is tried: {attempt.error}")
+            tally.behind_max = max(tally.behind_max, now - intended)
             if self._stopped(0.01 * 2**refusals):
                 return False
 
@@ -235,7 +253,7 @@ class Crew:
     # Figures -------------------------------------------------------------------------------------
 
     def _behind(self) -> float:
-        now = min(self._elapsed(), self._stop_at)
+        now = min(self.elapsed, self._stop_at)
         late = [now - due for tally in self.tallies if (due := tally.due) is not None]
         return max([0.0, *late])
 
@@ -243,7 +261,7 @@ class Crew:
         return sum(tally.outcomes[outcome] for tally in self.tallies)
 
     def progress(self) -> WorkloadProgress:
-        elapsed = self._elapsed()
+        elapsed = self.elapsed
         return WorkloadProgress(
             seconds=elapsed,
             events_target=int(self.specification.rate * min(elapsed, self.specification.seconds)),
@@ -262,11 +280,13 @@ class Crew:
         if self._error is not None:
             raise self._error
         spec = self.specification
-        asked = spec.seconds if not self.stopped else min(self._stop_at, spec.seconds)
+        asked = min(self._stop_at, spec.seconds)
         seconds = max([asked, *(tally.last_commit for tally in self.tallies)])
         events = sum(tally.events for tally in self.tallies)
         latencies = Latencies.merged(tally.latencies for tally in self.tallies)
-        resolved = (Outcome.UNKNOWN_COMMITTED, Outcome.UNKNOWN_ABORTED)
+        resolved = self._outcome(Outcome.UNKNOWN_COMMITTED) + self._outcome(Outcome.UNKNOWN_ABORTED)
+        # a server that says nothing at all leaves a transaction in flight
+        unresolved = self._outcome(Outcome.UNKNOWN) + sum(tally.in_flight for tally in self.tallies)
         return WorkloadResult(
             seed=spec.seed,
             rate=spec.rate,
@@ -275,26 +295,22 @@ class Crew:
             committed=self._outcome(Outcome.COMMITTED),
             rolled_back=self._outcome(Outcome.ROLLED_BACK),
             failed=self._outcome(Outcome.FAILED),
-            unknown=sum(self._outcome(outcome) for outcome in (*resolved, Outcome.UNKNOWN)),
+            unknown=resolved + unresolved,
             unknown_committed=self._outcome(Outcome.UNKNOWN_COMMITTED),
             unknown_aborted=self._outcome(Outcome.UNKNOWN_ABORTED),
-            unresolved=self._outcome(Outcome.UNKNOWN),
+            unresolved=unresolved,
             reconnects=sum(tally.reconnects for tally in self.tallies),
             events=events,
             key_changes=sum(tally.key_changes for tally in self.tallies),
             events_by_table=events_by_table(self.tallies),
             achieved_rate=events / seconds if seconds > 0 else 0.0,
-            behind_seconds=max(0.0, *(tally.last_commit - spec.seconds for tally in self.tallies), 0.0),
+            behind_seconds=max(tally.behind for tally in self.tallies),
+            behind_seconds_max=max(tally.behind_max for tally in self.tallies),
             commit_latency_seconds={f"p{share}": latencies.percentile(share / 100) for share in (50, 95, 99)},
-            cpu_seconds=time.process_time(),
-            stopped=self.stopped,
+            cpu_seconds=time.process_time() - self._cpu_start,
+            stopped=self._stop_at < spec.seconds,
             record=Path(spec.record) if spec.record else None,
         )
-
-
-def _may_pass(sqlstate: str | None) -> bool:
-    # None: the connection was lost, no server said anything
-    return sqlstate is None or sqlstate.startswith(_PASSING)
 
 
 def _send(out: IO[str], kind: str, value: object) -> None:
@@ -307,6 +323,11 @@ def _obey(commands: Iterable[str], crew: Crew) -> None:
     for command in commands:
         if command.strip() == "stop":
             crew.stop()
+    _abandon(crew)
+
+
+def _abandon(crew: Crew) -> NoReturn:
+    """End this process: nobody waits for its result. What is running may still commit, and gets into the record."""
     crew.stop()
     crew.join(_RESOLVE_SECONDS)
     crew.flush()
@@ -324,34 +345,31 @@ def main(commands: IO[str], out: IO[str], *, interval_seconds: float = 0.2) -> i
         _send(out, "ready", True)
         if commands.readline().strip() != "go":
             return 1
+        parent = os.getppid()
         crew.go()
         threading.Thread(target=_obey, args=(commands, crew), daemon=True).start()
-        asked = None
-        while not crew.join(interval_seconds):
+        # A server that doesn't answer at all holds nobody up.
+        while not crew.join(interval_seconds) and crew.elapsed < crew.finished_by + 1:
             crew.flush()
             _send(out, "progress", dataclasses.asdict(crew.progress()))
-            if crew.stopped:
-                asked = asked or time.monotonic()
-                if time.monotonic() - asked > _RESOLVE_SECONDS:
-                    break  # a server that doesn't answer holds nobody up
+            if os.getppid() != parent:  # stdin may be held open by a fork of the parent that outlives it
+                _abandon(crew)
         _send(out, "progress", dataclasses.asdict(crew.progress()))
         _send(out, "result", dataclasses.asdict(crew.result()))
+    except BrokenPipeError:
+        _abandon(crew)
     except CdcpipeError as error:
         found = {"type": type(error).__name__, "message": error.message, "hint": error.hint, "detail": error.detail}
         _send(out, "error", found)
     return 0
 
 
-def run_from_stdin() -> int:
+def run_from_stdin() -> NoReturn:
     """What `python -m cdcpipe.workload` does."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    _quiet_garbage_collection()
-    return main(sys.stdin, sys.stdout)
-
-
-def _quiet_garbage_collection(collect: Callable[[], None] | None = None) -> None:
     # What is imported stays: the collector needn't walk it again in the middle of a transaction.
-    import gc
-
     gc.collect()
     gc.freeze()
+    code = main(sys.stdin, sys.stdout)
+    # Not `sys.exit`: a thread still reads stdin, and the interpreter can't take that down in order.
+    os._exit(code)
