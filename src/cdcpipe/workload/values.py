@@ -103,6 +103,7 @@ _WORDS = (
     "helmet",
     "tray",
 )
+_ODD_TAGS = ("{}", '{"a,b",""}', '{NULL,"NULL"}', '{"two words","\\"{}\\\\"}')
 _NOTES = (
     "leave at the door",
     "gift wrap, please",
@@ -150,7 +151,7 @@ class Pools:
             titles=tuple(" ".join(rng.choices(_WORDS, k=rng.randint(3, 10))) for _ in range(64)),
             notes=_NOTES,
             documents=tuple(_document(rng) for _ in range(16)),
-            tags=tuple(_tags(rng) for _ in range(16)),
+            tags=(*_ODD_TAGS, *(_tags(rng) for _ in range(16 - len(_ODD_TAGS)))),
             payments=tuple(_payment(rng) for _ in range(256)),
             portraits=portraits,
             # PostgreSQL compresses by repeats alone (pglz, lz4), and random base64 has none.
@@ -172,10 +173,7 @@ def _document(rng: random.Random) -> str:
 
 
 def _tags(rng: random.Random) -> str:
-    if rng.random() < 0.15:
-        return "{}"
-    words = [rng.choice([*_WORDS, "NULL", '"two words"', '"a,b"', '""']) for _ in range(rng.randint(1, 4))]
-    return "{" + ",".join(words) + "}"
+    return "{" + ",".join(rng.choices(_WORDS, k=rng.randint(1, 4))) + "}"
 
 
 def _payment(rng: random.Random) -> bytes:
