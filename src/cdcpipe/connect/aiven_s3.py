@@ -7,9 +7,9 @@ reader must drop repeats by topic, partition and offset, which `output_fields` t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from cdcpipe.connect.connector import Sink
 from cdcpipe.connect.model import Item, Key, Millis
@@ -50,10 +50,11 @@ class AivenS3Sink(Sink):
     """Wrap a single output field. Default true."""
 
     partition_by: Annotated[HourOrDay | None, AivenPartitioning(), AfterValidator(record_time_only)] = None
-    """Folders by hour or day of the record's timestamp, in UTC."""
+    """Folders by hour or day of the record's timestamp, in UTC. Default: no folders."""
 
     name_template: Annotated[str | None, Key("file.name.template")] = None
-    """Another template of object names; not with `partition_by`."""
+    """Another template of object names; not with `partition_by`.
+    Default `{{topic}}-{{partition}}-{{start_offset}}`."""
 
     name_timestamp_source: Annotated[Literal["WALLCLOCK", "EVENT"] | None, Key("file.name.timestamp.source")] = None
     """Which time a template's `timestamp` is. Default WALLCLOCK."""
@@ -68,22 +69,22 @@ class AivenS3Sink(Sink):
     """AWS region. Default us-east-1."""
 
     endpoint_url: Annotated[str | None, Key("aws.s3.endpoint")] = None
-    """An S3 server other than AWS."""
+    """An S3 server other than AWS. Default: AWS itself."""
 
     access_key_id: Annotated[SecretRef | None, Key("aws.access.key.id")] = None
     """Key id. None with a role: the AWS default chain."""
 
     secret_access_key: Annotated[SecretRef | None, Key("aws.secret.access.key")] = None
-    """Secret key."""
+    """Secret key. Default none."""
 
     role_arn: Annotated[str | None, Key("aws.sts.role.arn")] = None
-    """Role to assume."""
+    """Role to assume. Default none."""
 
     role_external_id: Annotated[str | None, Key("aws.sts.role.external.id")] = None
-    """External id of the role."""
+    """External id of the role. Default none."""
 
     role_session_name: Annotated[str | None, Key("aws.sts.role.session.name")] = None
-    """Session name of the role."""
+    """Session name of the role. Default none, but needed with `role_arn`."""
 
     encryption: Annotated[
         Literal["s3", "kms"] | None, Key("aws.s3.sse.algorithm", values={"s3": "AES256", "kms": "aws:kms"})
@@ -103,4 +104,13 @@ class AivenS3Sink(Sink):
     """Longest wait between tries. Default 20000."""
 
     task_retry_backoff_ms: Annotated[Millis | None, Key("kafka.retry.backoff.ms")] = None
-    """Wait before Connect hands a failed batch over again."""
+    """Wait before Connect hands a failed batch over again. Default: Connect's own, 60000 at most."""
+
+    @model_validator(mode="after")
+    def _one_template(self) -> Self:
+        raw = (self.name_template, self.name_timestamp_source, self.name_timestamp_timezone)
+        if self.partition_by is not None and any(value is not None for value in raw):
+            raise ValueError("give `partition_by`, or `name_template` and its time, not both")
+        if self.partition_by is None and (said := AivenPartitioning().take(self.to_config(), True)):
+            raise ValueError(f"these settings are `partition_by={said}`: say so")
+        return self

@@ -46,22 +46,23 @@ class ConfluentS3Sink(Sink):
 
     # --- folders and files ---
     partition_by: Annotated[HourOrDay | None, ConfluentPartitioning()] = None
-    """Folders by hour or day, in UTC, by record or field time."""
+    """Folders by hour or day, in UTC, by record or field time.
+    Default: Confluent's DefaultPartitioner, `partition=<n>`."""
 
     partitioner_class: Annotated[str | None, Key("partitioner.class")] = None
-    """Another partitioner; not with `partition_by`, as are the six that follow."""
+    """Another partitioner; not with `partition_by`, as are the six that follow. Default DefaultPartitioner."""
 
     path_format: Annotated[str | None, Key("path.format")] = None
-    """Joda format of the folders."""
+    """Joda format of the folders. Default none."""
 
     partition_duration_ms: Annotated[int | None, Key("partition.duration.ms"), Field(ge=-1)] = None
-    """Length of a folder's time."""
+    """Length of a folder's time. In ms. Default -1: none."""
 
     partition_timezone: Annotated[str | None, Key("timezone")] = None
-    """Time zone of the folders."""
+    """Time zone of the folders. Default none."""
 
     partition_locale: Annotated[str | None, Key("locale")] = None
-    """Locale of the folders."""
+    """Locale of the folders. Default none."""
 
     timestamp_extractor: Annotated[str | None, Key("timestamp.extractor")] = None
     """Record, RecordField, Wallclock or a class. Default Wallclock."""
@@ -70,7 +71,7 @@ class ConfluentS3Sink(Sink):
     """Field with the time, for RecordField. Default timestamp."""
 
     partition_fields: Annotated[tuple[Item, ...] | None, Key("partition.field.name", many=True)] = None
-    """Fields of FieldPartitioner."""
+    """Fields of FieldPartitioner. Default none."""
 
     flush_records: Annotated[int, Key("flush.size"), Field(ge=1)]
     """Records a file at most."""
@@ -106,7 +107,7 @@ class ConfluentS3Sink(Sink):
     """AWS region. Default us-west-2."""
 
     endpoint_url: Annotated[str | None, Key("store.url")] = None
-    """An S3 server other than AWS."""
+    """An S3 server other than AWS. Default: AWS itself."""
 
     path_style_access: Annotated[bool | None, Key("s3.path.style.access.enabled")] = None
     """Bucket in the path, not in the host. Default true."""
@@ -115,7 +116,7 @@ class ConfluentS3Sink(Sink):
     """Key id. None with a role: the AWS default chain."""
 
     secret_access_key: Annotated[SecretRef | None, Key("aws.secret.access.key")] = None
-    """Secret key."""
+    """Secret key. Default none."""
 
     credentials_provider_class: Annotated[str | None, Key("s3.credentials.provider.class")] = None
     """Java class that gives credentials. Default: the AWS default chain."""
@@ -132,7 +133,7 @@ class ConfluentS3Sink(Sink):
     """Server-side encryption. Default: the bucket's own."""
 
     encryption_key: Annotated[str | None, Key("s3.sse.kms.key.id")] = None
-    """ARN of the KMS key."""
+    """ARN of the KMS key. Default: the bucket's own."""
 
     part_size_bytes: Annotated[int | None, Key("s3.part.size"), Field(ge=5_242_880)] = None
     """Size of an upload's parts, held in memory for each open file. Default 26214400."""
@@ -148,7 +149,12 @@ class ConfluentS3Sink(Sink):
 
     @model_validator(mode="after")
     def _one_partitioning(self) -> ConfluentS3Sink:
-        raw = (self.partitioner_class, self.path_format, self.timestamp_extractor, self.timestamp_field)
+        raw = (
+            *(self.partitioner_class, self.path_format, self.partition_duration_ms, self.partition_timezone),
+            *(self.partition_locale, self.timestamp_extractor, self.timestamp_field),
+        )
         if self.partition_by is not None and any(value is not None for value in raw):
             raise ValueError("give `partition_by`, or the partitioner's own settings, not both")
+        if self.partition_by is None and (said := ConfluentPartitioning().take(self.to_config(), True)):
+            raise ValueError(f"these settings are `partition_by={said}`: say so")
         return self

@@ -61,12 +61,13 @@ class Source(Connector):
     """An offsets topic of the connector's own. Default: the worker's."""
 
     topic_creation_partitions: Annotated[int | None, Key("topic.creation.default.partitions"), Field(ge=-1)] = None
-    """Partitions of topics that Connect creates. Adding partitions later moves keys."""
+    """Partitions of topics that Connect creates. Adding partitions later moves keys.
+    -1: the brokers' own. Default: topics are made by the brokers."""
 
     topic_creation_replication_factor: Annotated[
         int | None, Key("topic.creation.default.replication.factor"), Field(ge=-1)
     ] = None
-    """Replicas of topics that Connect creates."""
+    """Replicas of topics that Connect creates. -1: the brokers' own. Default: topics are made by the brokers."""
 
     topic_creation_config: Annotated[Mapping[str, Text], Prefixed("topic.creation.default.")] = Field(
         default_factory=dict
@@ -102,13 +103,14 @@ class Sink(Connector):
     """What every sink has."""
 
     topics: Annotated[tuple[Item, ...] | None, Key("topics", many=True)] = None
-    """Topics to read; either this or `topics_regex`."""
+    """Topics to read; either this or `topics_regex`. Default none."""
 
     topics_regex: Annotated[str | None, Key("topics.regex")] = None
-    """Java regular expression of topics to read."""
+    """Java regular expression of topics to read. Default none."""
 
     dead_letter_queue: Annotated[DeadLetterQueue | None, Inline(DeadLetterQueue)] = None
-    """Where records go that can't be converted. None: the task stops at the first one."""
+    """Where records go that can't be converted. None: the task stops at the first one.
+    Default: the task stops at the first one."""
 
     isolation_level: Annotated[
         Literal["read_committed", "read_uncommitted"] | None, Key("consumer.override.isolation.level")

@@ -2,6 +2,7 @@
 
 A converter is given to a connector or worker as `key_converter=` or `value_converter=`; there it lies under
 `key.converter` and `value.converter` (the class) and the same with a dot (its settings).
+https://kafka.apache.org/documentation/#connect_running
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cdcpipe.connect.model import Config, Item, Key, Prefixed, Text, read_under, take_prefix
 from cdcpipe.connect.secrets import SecretRef
@@ -52,7 +53,7 @@ class AvroConverter(Converter):
     """Register a schema that the registry doesn't have; False: fail. Confluent's default: true."""
 
     use_latest_version: Annotated[bool | None, Key("use.latest.version")] = None
-    """Serialize with the subject's latest version instead of the record's own schema."""
+    """Serialize with the subject's latest version instead of the record's own schema. Default false."""
 
     latest_compatibility_strict: Annotated[bool | None, Key("latest.compatibility.strict")] = None
     """With `use_latest_version`: refuse a latest version that isn't backward compatible. Default true."""
@@ -78,16 +79,16 @@ class AvroConverter(Converter):
     basic_auth_credentials_source: Annotated[
         Literal["URL", "USER_INFO", "SASL_INHERIT"] | None, Key("basic.auth.credentials.source")
     ] = None
-    """Where the registry's user and password come from."""
+    """Where the registry's user and password come from. Default URL."""
 
     basic_auth_user_info: Annotated[SecretRef | None, Key("basic.auth.user.info")] = None
-    """`user:password` for the registry."""
+    """`user:password` for the registry. Default none."""
 
     ssl_truststore_location: Annotated[str | None, Key("schema.registry.ssl.truststore.location")] = None
-    """Truststore that knows the registry's certificate."""
+    """Truststore that knows the registry's certificate. Default none."""
 
     ssl_truststore_password: Annotated[SecretRef | None, Key("schema.registry.ssl.truststore.password")] = None
-    """Password of the truststore."""
+    """Password of the truststore. Default none."""
 
     @classmethod
     def apicurio(cls, url: str, *, auto_register: bool = True) -> ApicurioAvroConverter:
@@ -119,7 +120,7 @@ class ApicurioAvroConverter(Converter):
     """Which id is written. The Confluent-compatible API knows content ids."""
 
     as_confluent: Annotated[bool | None, Key("apicurio.registry.as-confluent")] = None
-    """3.x: write 4-byte ids. 2.6 only warns of it."""
+    """3.x: write 4-byte ids. 2.6 only warns of it. Default false."""
 
     auto_register: Annotated[bool | None, Key("apicurio.registry.auto-register")] = True
     """Register a schema that the registry doesn't have."""
@@ -133,10 +134,10 @@ class ApicurioAvroConverter(Converter):
     """What to do when the artefact is there already. Default RETURN_OR_UPDATE."""
 
     auth_username: Annotated[Text | None, Key("apicurio.auth.username")] = None
-    """User for the registry."""
+    """User for the registry. Default none."""
 
     auth_password: Annotated[SecretRef | None, Key("apicurio.auth.password")] = None
-    """Password for the registry."""
+    """Password for the registry. Default none."""
 
 
 class JsonConverter(Converter):
@@ -176,6 +177,13 @@ class OtherConverter(Converter):
 
     options: Annotated[Mapping[str, Text], Prefixed("")] = Field(default_factory=dict)
     """Its settings, without `key.converter.` or `value.converter.`."""
+
+    @field_validator("java_class")
+    @classmethod
+    def _has_no_model(cls, java_class: str) -> str:
+        if java_class in _MODELS:
+            raise ValueError(f"there is a model for this class: `{_MODELS[java_class].__name__}`")
+        return java_class
 
     @property
     def converter_class(self) -> str:

@@ -6,9 +6,9 @@ if the connector uses Connect's ErrantRecordReporter. https://kafka.apache.org/d
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cdcpipe.connect.model import Config, Key, Millis
 
@@ -41,3 +41,11 @@ class DeadLetterQueue(Config):
 
     retry_delay_max_ms: Annotated[Millis | None, Key("errors.retry.delay.max.ms")] = None
     """The longest wait between two tries. Default 60000."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.extra:
+            raise ValueError("give keys without a field to the sink's own `extra`")
+        if not self.to_config():
+            raise ValueError("says nothing: leave it out")
+        return self

@@ -49,17 +49,18 @@ class IcebergSink(Sink):
     """Further settings of the sink's own Kafka clients, without `iceberg.kafka.`."""
 
     connect_group_id: Annotated[str | None, Key("iceberg.connect.group-id")] = None
-    """The sink's consumer group, if it isn't `connect-<name>`: needed with `consumer.override.group.id`."""
+    """The sink's consumer group, if it isn't `connect-<name>`: needed with `consumer.override.group.id`.
+    Default `connect-<name>`."""
 
     # --- tables ---
     tables: Annotated[tuple[Item, ...] | None, Key("iceberg.tables", many=True)] = None
-    """Tables to write to; either this or `dynamic_enabled`."""
+    """Tables to write to; either this or `dynamic_enabled`. Default none."""
 
     dynamic_enabled: Annotated[bool | None, Key("iceberg.tables.dynamic-enabled")] = None
     """Take the table's name from `route_field`. Default false."""
 
     route_field: Annotated[str | None, Key("iceberg.tables.route-field")] = None
-    """Field that names the table, or is matched by `route-regex`."""
+    """Field that names the table, or is matched by `route-regex`. Default none."""
 
     auto_create_enabled: Annotated[bool | None, Key("iceberg.tables.auto-create-enabled")] = True
     """Create tables that aren't there. Iceberg's default: false."""
@@ -75,13 +76,13 @@ class IcebergSink(Sink):
 
     partition_by: Annotated[HourOrDay | str | None, IcebergPartitioning(), BeforeValidator(iceberg_spec)] = None
     """Partitions of tables that are created: hour or day by a field, in UTC, or a spec of Iceberg's as text.
-    Iceberg refuses two time partitions of one field; an hour's value holds its date."""
+    Iceberg refuses two time partitions of one field; an hour's value holds its date. Default: unpartitioned."""
 
     default_commit_branch: Annotated[str | None, Key("iceberg.tables.default-commit-branch")] = None
     """Branch to commit to. Default main."""
 
     default_id_columns: Annotated[tuple[Item, ...] | None, Key("iceberg.tables.default-id-columns", many=True)] = None
-    """Identifier columns of tables that are created."""
+    """Identifier columns of tables that are created. Default none."""
 
     auto_create_properties: Annotated[Mapping[str, Text], Prefixed("iceberg.tables.auto-create-props.")] = Field(
         default_factory=dict
@@ -110,21 +111,21 @@ class IcebergSink(Sink):
     """Name of the catalog. Default `iceberg`."""
 
     catalog_impl: Annotated[str | None, Key("iceberg.catalog.catalog-impl")] = None
-    """Java class of the catalog, such as `org.apache.iceberg.jdbc.JdbcCatalog`."""
+    """Java class of the catalog, such as `org.apache.iceberg.jdbc.JdbcCatalog`. Default: what `catalog_type` says."""
 
     catalog_type: Annotated[
         Literal["rest", "hive", "hadoop", "glue", "nessie", "jdbc"] | None, Key("iceberg.catalog.type")
     ] = None
-    """A known kind of catalog, instead of `catalog_impl`."""
+    """A known kind of catalog, instead of `catalog_impl`. Default hive."""
 
     catalog_uri: Annotated[Text | None, Key("iceberg.catalog.uri")] = None
-    """Where the catalog is: a JDBC URL, a REST URL, a thrift URL."""
+    """Where the catalog is: a JDBC URL, a REST URL, a thrift URL. Default none."""
 
     catalog_jdbc_user: Annotated[Text | None, Key("iceberg.catalog.jdbc.user")] = None
-    """User of a JDBC catalog."""
+    """User of a JDBC catalog. Default none."""
 
     catalog_jdbc_password: Annotated[SecretRef | None, Key("iceberg.catalog.jdbc.password")] = None
-    """Its password."""
+    """Its password. Default none."""
 
     catalog_jdbc_schema_version: Annotated[Literal["V0", "V1"] | None, Key("iceberg.catalog.jdbc.schema-version")] = (
         None
@@ -132,16 +133,16 @@ class IcebergSink(Sink):
     """Layout of a JDBC catalog. Default V0."""
 
     warehouse: Annotated[Text | None, Key("iceberg.catalog.warehouse")] = None
-    """Root of the tables: `s3://bucket/prefix`."""
+    """Root of the tables: `s3://bucket/prefix`. Default none."""
 
     io_impl: Annotated[str | None, Key("iceberg.catalog.io-impl")] = "org.apache.iceberg.aws.s3.S3FileIO"
     """Java class that reads and writes files."""
 
     region: Annotated[str | None, Key("iceberg.catalog.client.region")] = None
-    """AWS region."""
+    """AWS region. Default: the AWS SDK's."""
 
     endpoint_url: Annotated[str | None, Key("iceberg.catalog.s3.endpoint")] = None
-    """An S3 server other than AWS."""
+    """An S3 server other than AWS. Default: AWS itself."""
 
     path_style_access: Annotated[bool | None, Key("iceberg.catalog.s3.path-style-access")] = None
     """Bucket in the path, not in the host. Default false."""
@@ -150,22 +151,22 @@ class IcebergSink(Sink):
     """Key id. None with a role: the AWS default chain."""
 
     secret_access_key: Annotated[SecretRef | None, Key("iceberg.catalog.s3.secret-access-key")] = None
-    """Secret key."""
+    """Secret key. Default none."""
 
     role_arn: Annotated[str | None, Key("iceberg.catalog.client.assume-role.arn")] = None
-    """Role to assume; needs `iceberg.catalog.client.factory` to be AssumeRoleAwsClientFactory."""
+    """Role to assume; needs `iceberg.catalog.client.factory` to be AssumeRoleAwsClientFactory. Default none."""
 
     encryption: Annotated[Literal["none", "s3", "kms"] | None, Key("iceberg.catalog.s3.sse.type")] = None
     """Server-side encryption. Default none: the bucket's own."""
 
     encryption_key: Annotated[str | None, Key("iceberg.catalog.s3.sse.key")] = None
-    """ARN of the KMS key."""
+    """ARN of the KMS key. Default: the bucket's own."""
 
     catalog: Annotated[Mapping[str, Text], Prefixed("iceberg.catalog.")] = Field(default_factory=dict)
     """Further catalog properties, without `iceberg.catalog.`."""
 
     hadoop_conf_dir: Annotated[str | None, Key("iceberg.hadoop-conf-dir")] = None
-    """Folder with Hadoop's configuration."""
+    """Folder with Hadoop's configuration. Default none."""
 
     hadoop: Annotated[Mapping[str, Text], Prefixed("iceberg.hadoop.")] = Field(default_factory=dict)
     """Hadoop properties, without `iceberg.hadoop.`."""

@@ -204,14 +204,18 @@ class Config(BaseModel):
         return config
 
     @model_validator(mode="after")
-    def _extra_holds_no_key_of_a_field(self) -> Self:
-        if self.extra:
-            left: dict[str, str] = {key: render_value(text) for key, text in self.extra.items()}
-            for name, codec in codecs(type(self)).items():
-                count = len(left)
-                codec.take(left, True)
-                if len(left) < count:
-                    raise ValueError(f"`extra` holds a key that belongs to the field `{name}`")
+    def _mappings_hold_no_key_of_another_field(self) -> Self:
+        """What a mapping renders must be read back into that mapping, or one key had two places in the model."""
+        owners = codecs(type(self))
+        holders = [name for name, codec in owners.items() if isinstance(codec, Prefixed) and getattr(self, name)]
+        for holder in (*holders, "extra") if self.extra else holders:
+            given = getattr(self, holder)
+            left = owners[holder].render(given) if holder != "extra" else {k: render_value(v) for k, v in given.items()}
+            for name, codec in owners.items():
+                if name == holder:
+                    break
+                if key := _first_taken(codec, left):
+                    raise ValueError(f"`{holder}` holds `{key}`, which belongs to the field `{name}`")
         return self
 
     @classmethod
@@ -234,7 +238,7 @@ class Config(BaseModel):
             except ConfigError as error:
                 findings.extend((error.detail or error.message).splitlines())
                 continue
-            if value is not None or not cls.model_fields[name].is_required():
+            if value is not None or _may_be_none(cls.model_fields[name].annotation):
                 values[name] = value
         if not keep_unknown:
             findings.extend(_unknown(cls, remaining))
@@ -259,6 +263,20 @@ def _put(config: dict[str, str], rendered: Mapping[str, str]) -> None:
         if key in config:
             raise ConfigError(f"`{key}` is given twice", hint="give it once: as its own field, or in a mapping")
         config[key] = text
+
+
+def _first_taken(codec: Codec, config: Mapping[str, str]) -> str | None:
+    """The first key of `config` that `codec` would read, or None."""
+    left = dict(config)
+    try:
+        codec.take(left, True)
+    except ConfigError:  # it tried to: the keys are its own
+        return next(iter(config))
+    return next((key for key in config if key not in left), None)
+
+
+def _may_be_none(annotation: object) -> bool:
+    return type(None) in typing.get_args(annotation)
 
 
 @functools.cache

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cdcpipe.errors import ConfigError
+
 __all__ = [
     "AivenPartitioning",
     "ConfluentPartitioning",
@@ -21,6 +23,13 @@ __all__ = [
     "record_time_only",
 ]
 
+_FIELD = re.compile(r"[^\s(),]+")
+
+
+def _demand_a_name(field: str | None) -> None:
+    if field is not None and not _FIELD.fullmatch(field):
+        raise ConfigError(f"{field!r} can't be the name of a time field", hint="no blanks, commas or parentheses")
+
 
 @dataclass(frozen=True, slots=True)
 class Hourly:
@@ -28,12 +37,18 @@ class Hourly:
 
     field: str | None = None
 
+    def __post_init__(self) -> None:
+        _demand_a_name(self.field)
+
 
 @dataclass(frozen=True, slots=True)
 class Daily:
     """A folder a day, by the record's own timestamp (`field=None`) or by a field of its value."""
 
     field: str | None = None
+
+    def __post_init__(self) -> None:
+        _demand_a_name(self.field)
 
 
 HourOrDay = Hourly | Daily
@@ -46,7 +61,7 @@ _TIME_PARTITIONER = "io.confluent.connect.storage.partitioner.TimeBasedPartition
 def iceberg_spec(value: object) -> object:
     """A validator for Iceberg: `hour(f)` and `day(f)` as text become `Hourly` and `Daily`, which need a field."""
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(hour|day)\((\S+)\)\s*", value)
+        found = re.fullmatch(r"\s*(hour|day)\(([^\s(),]+)\)\s*", value)
         if found:
             return (Hourly if found[1] == "hour" else Daily)(found[2])
     if isinstance(value, Hourly | Daily) and not value.field:
@@ -100,6 +115,8 @@ class ConfluentPartitioning:
     def take(self, remaining: dict[str, str], keep_unknown: bool) -> object | None:
         for unit in (Hourly, Daily):
             field = remaining.get("timestamp.field")
+            if field is not None and not _FIELD.fullmatch(field):
+                return None
             value = unit(field)
             rendered = self.render(value)
             if rendered.items() <= remaining.items():

@@ -37,7 +37,7 @@ class PostgresSource(Source):
     """A role with REPLICATION and SELECT on the captured tables, nothing more."""
 
     database_password: Annotated[SecretRef | None, Key("database.password")] = None
-    """Its password."""
+    """Its password. Default none."""
 
     database_dbname: Annotated[Text, Key("database.dbname")]
     """The database."""
@@ -48,25 +48,25 @@ class PostgresSource(Source):
     """TLS. Only `verify-ca` and `verify-full` know whom they talk to. Default prefer."""
 
     database_sslrootcert: Annotated[str | None, Key("database.sslrootcert")] = None
-    """File with the authority's certificates."""
+    """File with the authority's certificates. Default `~/.postgresql/root.crt`."""
 
     database_sslcert: Annotated[str | None, Key("database.sslcert")] = None
-    """File with the client's certificate."""
+    """File with the client's certificate. Default `~/.postgresql/postgresql.crt`."""
 
     database_sslkey: Annotated[str | None, Key("database.sslkey")] = None
-    """File with the client's key."""
+    """File with the client's key. Default `~/.postgresql/postgresql.pk8`."""
 
     database_sslpassword: Annotated[SecretRef | None, Key("database.sslpassword")] = None
-    """Password of the client's key."""
+    """Password of the client's key. Default none."""
 
     database_sslfactory: Annotated[str | None, Key("database.sslfactory")] = None
-    """Java class that makes TLS sockets."""
+    """Java class that makes TLS sockets. Default: the driver's."""
 
     database_tcp_keep_alive: Annotated[bool | None, Key("database.tcpKeepAlive")] = None
     """Send TCP keep-alives, which find a half-open connection. Default true."""
 
     database_initial_statements: Annotated[str | None, Key("database.initial.statements")] = None
-    """SQL run on each new connection, `;` between statements."""
+    """SQL run on each new connection, `;` between statements. Default none."""
 
     database_query_timeout_ms: Annotated[Millis | None, Key("database.query.timeout.ms")] = None
     """Longest time of a query. Default 600000."""
@@ -94,7 +94,7 @@ class PostgresSource(Source):
     """Wait between those tries. Default 10000."""
 
     slot_stream_params: Annotated[str | None, Key("slot.stream.params")] = None
-    """Parameters for the decoding plugin, `name=value;...`."""
+    """Parameters for the decoding plugin, `name=value;...`. Default none."""
 
     publication_name: Annotated[str, Key("publication.name")]
     """Publication. Debezium's default `dbz_publication` is what two connectors come to share."""
@@ -108,7 +108,7 @@ class PostgresSource(Source):
     """Publish partitions as their root table. Default false."""
 
     replica_identity_autoset_values: Annotated[Items | None, Key("replica.identity.autoset.values", many=True)] = None
-    """`schema.table:FULL` and the like: set on start. Needs ownership of the table."""
+    """`schema.table:FULL` and the like: set on start. Needs ownership of the table. Default none."""
 
     status_update_interval_ms: Annotated[Millis | None, Key("status.update.interval.ms")] = None
     """How often the position is sent to PostgreSQL. Default 10000."""
@@ -139,22 +139,22 @@ class PostgresSource(Source):
 
     # --- what is captured ---
     schema_include_list: Annotated[Items | None, Key("schema.include.list", many=True)] = None
-    """Regular expressions of schemas."""
+    """Regular expressions of schemas. Default: all."""
 
     schema_exclude_list: Annotated[Items | None, Key("schema.exclude.list", many=True)] = None
-    """Regular expressions of schemas to leave out."""
+    """Regular expressions of schemas to leave out. Default none."""
 
     table_include_list: Annotated[Items | None, Key("table.include.list", many=True)] = None
-    """Regular expressions of `schema.table`. The publication must cover them."""
+    """Regular expressions of `schema.table`. The publication must cover them. Default: all."""
 
     table_exclude_list: Annotated[Items | None, Key("table.exclude.list", many=True)] = None
-    """Regular expressions of `schema.table` to leave out."""
+    """Regular expressions of `schema.table` to leave out. Default none."""
 
     column_include_list: Annotated[Items | None, Key("column.include.list", many=True)] = None
-    """Regular expressions of `schema.table.column`."""
+    """Regular expressions of `schema.table.column`. Default: all."""
 
     column_exclude_list: Annotated[Items | None, Key("column.exclude.list", many=True)] = None
-    """Regular expressions of `schema.table.column` to leave out."""
+    """Regular expressions of `schema.table.column` to leave out. Default none."""
 
     column_mask: Annotated[Mapping[str, Text], Prefixed("column.mask.")] = Field(default_factory=dict)
     """Columns to mask, by rule: `{"with.12.chars": "public.person.ssn"}`. A hash's salt is part of a rule's name."""
@@ -163,19 +163,19 @@ class PostgresSource(Source):
     """Columns to cut, by rule: `{"to.100.chars": "public.note.body"}`."""
 
     column_propagate_source_type: Annotated[Items | None, Key("column.propagate.source.type", many=True)] = None
-    """Columns whose PostgreSQL type is written into the schema."""
+    """Columns whose PostgreSQL type is written into the schema. Default none."""
 
     datatype_propagate_source_type: Annotated[Items | None, Key("datatype.propagate.source.type", many=True)] = None
-    """Types whose name is written into the schema."""
+    """Types whose name is written into the schema. Default none."""
 
     message_key_columns: Annotated[str | None, Key("message.key.columns")] = None
-    """`schema.table:col1,col2;...`: a message key other than the primary key."""
+    """`schema.table:col1,col2;...`: a message key other than the primary key. Default: the primary key."""
 
     message_prefix_include_list: Annotated[Items | None, Key("message.prefix.include.list", many=True)] = None
-    """Prefixes of logical decoding messages to capture."""
+    """Prefixes of logical decoding messages to capture. Default: all."""
 
     message_prefix_exclude_list: Annotated[Items | None, Key("message.prefix.exclude.list", many=True)] = None
-    """Prefixes of logical decoding messages to leave out."""
+    """Prefixes of logical decoding messages to leave out. Default none."""
 
     skipped_operations: Annotated[Items | None, Key("skipped.operations", many=True)] = ("none",)
     """Operations that are not published: c, u, d, t, or none. Debezium's default: t, so a TRUNCATE leaves no trace."""
@@ -203,12 +203,12 @@ class PostgresSource(Source):
     """How tables are read. Default select_all."""
 
     snapshot_include_collection_list: Annotated[Items | None, Key("snapshot.include.collection.list", many=True)] = None
-    """Tables of the snapshot, when not all."""
+    """Tables of the snapshot, when not all. Default: all captured tables."""
 
     snapshot_select_statement_overrides: Annotated[
         Items | None, Key("snapshot.select.statement.overrides", many=True)
     ] = None
-    """Tables whose SELECT is given in `snapshot_select_statements`."""
+    """Tables whose SELECT is given in `snapshot_select_statements`. Default none."""
 
     snapshot_select_statements: Annotated[Mapping[str, Text], Prefixed("snapshot.select.statement.overrides.")] = Field(
         default_factory=dict
@@ -239,13 +239,13 @@ class PostgresSource(Source):
     """Where signals come from: source, kafka, jmx, file, in-process. Default source."""
 
     signal_data_collection: Annotated[str | None, Key("signal.data.collection")] = None
-    """The signal table, `schema.table`. Must be in the publication."""
+    """The signal table, `schema.table`. Must be in the publication. Default none."""
 
     signal_kafka_topic: Annotated[str | None, Key("signal.kafka.topic")] = None
     """Topic of signals. Default `<topic.prefix>-signal`."""
 
     signal_kafka_bootstrap_servers: Annotated[str | None, Key("signal.kafka.bootstrap.servers")] = None
-    """Brokers of the signal topic."""
+    """Brokers of the signal topic. Default none, but needed for the channel kafka."""
 
     signal_poll_interval_ms: Annotated[Millis | None, Key("signal.poll.interval.ms")] = None
     """How often signals are looked for. Default 5000."""
@@ -262,17 +262,17 @@ class PostgresSource(Source):
     """Incremental snapshots without writing to the database (PostgreSQL 13+). Default false."""
 
     notification_enabled_channels: Annotated[Items | None, Key("notification.enabled.channels", many=True)] = None
-    """Where notifications go: sink, log, jmx."""
+    """Where notifications go: sink, log, jmx. Default none."""
 
     notification_sink_topic_name: Annotated[str | None, Key("notification.sink.topic.name")] = None
-    """Topic of notifications."""
+    """Topic of notifications. Default none, but needed for the channel sink."""
 
     # --- heartbeats, transactions, topics ---
     heartbeat_interval_ms: Annotated[Millis | None, Key("heartbeat.interval.ms")] = 5000
     """How often a heartbeat is sent, so that the slot moves while captured tables rest. Debezium's default 0: never."""
 
     heartbeat_action_query: Annotated[str | None, Key("heartbeat.action.query")] = None
-    """SQL run with each heartbeat: write the watermark table, which must be in the publication."""
+    """SQL run with each heartbeat: write the watermark table, which must be in the publication. Default none."""
 
     topic_heartbeat_prefix: Annotated[str | None, Key("topic.heartbeat.prefix")] = None
     """First part of the heartbeat topic. Default `__debezium-heartbeat`."""
@@ -287,7 +287,7 @@ class PostgresSource(Source):
     """Between the parts of a topic's name. Default a dot."""
 
     topic_naming_strategy: Annotated[str | None, Key("topic.naming.strategy")] = None
-    """Java class that names topics."""
+    """Java class that names topics. Default SchemaTopicNamingStrategy."""
 
     # --- values ---
     unavailable_value_placeholder: Annotated[str | None, Key("unavailable.value.placeholder")] = (
@@ -297,7 +297,7 @@ class PostgresSource(Source):
 
     post_processors: Annotated[Items | None, Key("post.processors", many=True)] = None
     """Names of post processors; their settings go to `extra`. One that reads columns again gives the value of now,
-    not of the change."""
+    not of the change. Default none."""
 
     decimal_handling_mode: Annotated[Literal["precise", "double", "string"] | None, Key("decimal.handling.mode")] = (
         "precise"
@@ -331,7 +331,7 @@ class PostgresSource(Source):
     """Write column comments into the schema, so that COMMENT ON makes a new version. Default false."""
 
     converters: Annotated[Items | None, Key("converters", many=True)] = None
-    """Names of custom converters; their settings go to `extra`."""
+    """Names of custom converters; their settings go to `extra`. Default none."""
 
     schema_refresh_mode: Annotated[
         Literal["columns_diff", "columns_diff_exclude_unchanged_toast"] | None, Key("schema.refresh.mode")

@@ -1,5 +1,7 @@
 """Single message transforms (SMTs) and predicates, in the order in which a connector applies them.
 
+https://kafka.apache.org/documentation/#connect_transforms
+
 `transforms=(InsertField(name="meta", topic_field="kafka_topic"),)` becomes `transforms=meta`,
 `transforms.meta.type=...`, `transforms.meta.topic.field=kafka_topic`.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from cdcpipe.connect.model import Config, Item, Key, Prefixed, Text, read_under, take_prefix
 from cdcpipe.errors import ConfigError
@@ -55,7 +57,7 @@ class Transform(Step):
     """What every transform has."""
 
     predicate: Annotated[Alias | None, Key("predicate")] = None
-    """Apply only to records that this predicate holds for."""
+    """Apply only to records that this predicate holds for. Default: to all."""
 
     negate: Annotated[bool | None, Key("negate")] = None
     """Apply only to records that the predicate does not hold for. Default false."""
@@ -79,22 +81,22 @@ class InsertField(TargetedTransform):
     class_name = "org.apache.kafka.connect.transforms.InsertField"
 
     topic_field: Annotated[str | None, Key("topic.field")] = None
-    """Field for the topic's name."""
+    """Field for the topic's name. Default none."""
 
     partition_field: Annotated[str | None, Key("partition.field")] = None
-    """Field for the partition."""
+    """Field for the partition. Default none."""
 
     offset_field: Annotated[str | None, Key("offset.field")] = None
-    """Field for the offset; sinks only."""
+    """Field for the offset; sinks only. Default none."""
 
     timestamp_field: Annotated[str | None, Key("timestamp.field")] = None
-    """Field for the record's timestamp."""
+    """Field for the record's timestamp. Default none."""
 
     static_field: Annotated[str | None, Key("static.field")] = None
-    """Field for a constant."""
+    """Field for a constant. Default none."""
 
     static_value: Annotated[str | None, Key("static.value")] = None
-    """The constant."""
+    """The constant. Default none."""
 
     replace_null_with_default: Annotated[bool | None, Key("replace.null.with.default")] = None
     """False keeps nulls that have a default. Default true, which changes data: null becomes the default."""
@@ -106,13 +108,13 @@ class ReplaceField(TargetedTransform):
     class_name = "org.apache.kafka.connect.transforms.ReplaceField"
 
     include: Annotated[tuple[Item, ...] | None, Key("include", many=True)] = None
-    """Fields to keep."""
+    """Fields to keep. Default: all."""
 
     exclude: Annotated[tuple[Item, ...] | None, Key("exclude", many=True)] = None
-    """Fields to drop."""
+    """Fields to drop. Default none."""
 
     renames: Annotated[tuple[Item, ...] | None, Key("renames", many=True)] = None
-    """Pairs `old:new`."""
+    """Pairs `old:new`. Default none."""
 
     replace_null_with_default: Annotated[bool | None, Key("replace.null.with.default")] = None
     """False keeps nulls that have a default. Default true."""
@@ -151,19 +153,19 @@ class ExtractNewRecordState(Transform):
     """What becomes of a delete. `rewrite` keeps it as a row with `__deleted`. Debezium's default: tombstone."""
 
     add_fields: Annotated[tuple[Item, ...] | None, Key("add.fields", many=True)] = None
-    """Fields of the envelope to keep, such as `op`, `source.lsn`, `source.txId`."""
+    """Fields of the envelope to keep, such as `op`, `source.lsn`, `source.txId`. Default none."""
 
     add_fields_prefix: Annotated[str | None, Key("add.fields.prefix")] = None
     """Prefix of the added fields. Default `__`."""
 
     add_headers: Annotated[tuple[Item, ...] | None, Key("add.headers", many=True)] = None
-    """Fields of the envelope to put into headers."""
+    """Fields of the envelope to put into headers. Default none."""
 
     drop_fields_header_name: Annotated[str | None, Key("drop.fields.header.name")] = None
-    """Header that lists the fields to drop."""
+    """Header that lists the fields to drop. Default none."""
 
     route_by_field: Annotated[str | None, Key("route.by.field")] = None
-    """Field whose value names the topic."""
+    """Field whose value names the topic. Default none."""
 
 
 class DebeziumTransform(Transform):
@@ -188,6 +190,11 @@ class OtherTransform(Transform):
 
     options: Annotated[Mapping[str, Text], Prefixed("")] = Field(default_factory=dict)
     """Its settings, without `transforms.<name>.`."""
+
+    @field_validator("java_class")
+    @classmethod
+    def _has_no_model(cls, java_class: str) -> str:
+        return _demand_no_model(java_class, _TRANSFORMS)
 
     @property
     def step_class(self) -> str:
@@ -233,9 +240,22 @@ class OtherPredicate(Predicate):
     options: Annotated[Mapping[str, Text], Prefixed("")] = Field(default_factory=dict)
     """Its settings, without `predicates.<name>.`."""
 
+    @field_validator("java_class")
+    @classmethod
+    def _has_no_model(cls, java_class: str) -> str:
+        return _demand_no_model(java_class, _PREDICATES)
+
     @property
     def step_class(self) -> str:
         return self.java_class
+
+
+def _demand_no_model(java_class: str, models: tuple[type[Step], ...]) -> str:
+    base, _, target = java_class.partition("$")
+    for model in models:
+        if model.class_name == base and model.targeted == bool(target):
+            raise ValueError(f"there is a model for this class: `{model.__name__}`")
+    return java_class
 
 
 _TRANSFORMS: tuple[type[Transform], ...] = (

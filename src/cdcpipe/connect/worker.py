@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field
 
 from cdcpipe.connect.converters import Converter, ConverterAt, JsonConverter
-from cdcpipe.connect.model import Config, Item, Key, Millis, Prefixed, Text, take_prefix
+from cdcpipe.connect.model import Config, Item, Key, Millis, Prefixed, Text, read_under, take_prefix
 from cdcpipe.connect.properties import write_properties
 from cdcpipe.connect.transforms import Alias, unique_names
 from cdcpipe.errors import ConfigError
@@ -79,7 +79,8 @@ class ProvidersAt:
             settings = take_prefix(remaining, f"{self.group}.{name}.")
             if "class" not in settings:
                 raise ConfigError(f'$["{self.group}"]: `{name}` has no `{self.group}.{name}.class`')
-            providers.append(ConfigProvider.from_config(settings, keep_unknown=keep_unknown, name=name))
+            prefix = f"{self.group}.{name}."
+            providers.append(read_under(prefix, ConfigProvider, settings, keep_unknown, {"name": name}))
         return tuple(providers)
 
     def keys(self) -> Iterator[str]:
@@ -134,7 +135,7 @@ class WorkerConfig(Config):
     """Exactly-once sources (KIP-618). A live cluster goes through `preparing` first. Default disabled."""
 
     plugin_path: Annotated[tuple[Item, ...] | None, Key("plugin.path", many=True)] = None
-    """Folders of plugins."""
+    """Folders of plugins. Default: the class path only."""
 
     plugin_discovery: Annotated[
         Literal["only_scan", "hybrid_warn", "hybrid_fail", "service_load"] | None, Key("plugin.discovery")
@@ -145,10 +146,10 @@ class WorkerConfig(Config):
     """REST listeners, such as `("http://127.0.0.1:8083",)`. Default `http://:8083`: every interface."""
 
     rest_advertised_host_name: Annotated[str | None, Key("rest.advertised.host.name")] = None
-    """Host that other workers reach this one at."""
+    """Host that other workers reach this one at. Default: the listener's."""
 
     rest_advertised_port: Annotated[int | None, Key("rest.advertised.port"), Field(ge=1, le=65535)] = None
-    """Port that other workers reach this one at."""
+    """Port that other workers reach this one at. Default: the listener's."""
 
     connector_client_config_override_policy: Annotated[
         Literal["All", "None", "Principal", "Allowlist"] | str | None, Key("connector.client.config.override.policy")
