@@ -94,7 +94,7 @@ class Engine:
 
 def strip_sql(x: str) -> str:
     """A decimal without trailing zeros."""
-    return f"CASE WHEN contains({x}, '.') THEN rtrim(rtrim({x}, '0'), '.') ELSE {x} END"
+    return f"CASE WHEN suffix({x}, '0') AND contains({x}, '.') THEN rtrim(rtrim({x}, '0'), '.') ELSE {x} END"
 
 
 def text_sql(engine: Engine, x: str, type_: Type, modes: Modes) -> str:

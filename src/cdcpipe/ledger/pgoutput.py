@@ -120,10 +120,12 @@ class _Buffer:
         self.bytes = b"".join([*messages, _PADDING])
         self.u8 = np.frombuffer(self.bytes, np.uint8)
         size = len(self.bytes)
+        # Views of every position, one byte apart: NumPy reads unaligned integers.
+        self._i16 = np.ndarray((size - 1,), ">i2", self.bytes, 0, (1,))
         self._i32 = np.ndarray((size - 3,), ">i4", self.bytes, 0, (1,))
         self._i64 = np.ndarray((size - 7,), ">i8", self.bytes, 0, (1,))
-        self._i16 = np.ndarray((size - 1,), ">i2", self.bytes, 0, (1,))
         self._u32 = np.ndarray((size - 3,), "<u4", self.bytes, 0, (1,))
+        self._u64 = np.ndarray((size - 7,), "<u8", self.bytes, 0, (1,))
         self.arrow = pa.py_buffer(self.bytes)
 
     def i16(self, at: Ints) -> Ints:
@@ -136,27 +138,31 @@ class _Buffer:
         return self._i64[at].astype(np.int64)
 
     def strings(self, at: Ints, length: Ints, valid: npt.NDArray[np.bool_]) -> pa.Array:
-        """Arrow string views of the bytes [at, at + length)."""
+        """Arrow string views of the bytes [at, at + length): 16 bytes each, which hold a short value themselves.
+
+        Layout: length (4 bytes), then up to 12 bytes of the value; or its first 4 bytes, buffer, offset.
+        """
         count = len(at)
-        views = np.zeros((count, 4), "<u4")
-        length = np.where(valid, length, 0)
-        views[:, 0] = length
-        words = [self._u32[at + shift] for shift in (0, 4, 8)]
+        whole = bool(valid.all())
+        if not whole:
+            length = np.where(valid, length, 0)
         long = length > _INLINE
-        for place, word in enumerate(words):
-            kept = np.clip(length - 4 * place, 0, 4)
-            # Bytes beyond the value must be zero: views are compared as they are.
-            views[:, place + 1] = word & _MASKS[kept]
-        views[long, 1] = words[0][long]
-        views[long, 2] = 0
-        views[long, 3] = at[long].astype(np.uint32)
-        bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
-        return pa.Array.from_buffers(
-            pa.string_view(), count, [bitmap, pa.py_buffer(views.tobytes()), self.arrow], int(count - valid.sum())
-        )
+        views = np.empty((count, 2), "<u8")
+        # Bytes beyond the value must be zero: views are compared as they are.
+        first = self._u32[at].astype(np.uint64) & _MASKS[np.minimum(length, 4)]
+        views[:, 0] = length.astype(np.uint64) | (first << np.uint64(32))
+        if long.all():
+            views[:, 1] = at.astype(np.uint64) << np.uint64(32)
+        else:
+            views[:, 1] = self._u64[at + 4] & _MASKS[np.clip(length - 4, 0, 8)]
+            if long.any():
+                views[long, 1] = at[long].astype(np.uint64) << np.uint64(32)
+        bitmap = None if whole else pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+        nulls = 0 if whole else int(count - valid.sum())
+        return pa.Array.from_buffers(pa.string_view(), count, [bitmap, pa.py_buffer(views), self.arrow], nulls)
 
 
-_MASKS: Final = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF], "<u4")
+_MASKS: Final = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
 
 
 def _text(raw: bytes, at: int) -> tuple[str, int]:
@@ -303,44 +309,76 @@ def _rows(buffer: _Buffer, relation: Relation, index: Ints, starts: Ints, kinds:
     tag = buffer.u8[at]
     has_old = (tag == ord("K")) | (tag == ord("O"))
     has_new = op != ord("D")
-    count = len(relation.columns)
-    old_at, old_length, old_kind, end = _walk(buffer, at + 1, has_old, count, relation)
-    new_at, new_length, new_kind, _ = _walk(buffer, np.where(has_old, end, at) + 1, has_new, count, relation)
-    whole = tag == ord("O")
-    new: list[pa.Array] = []
-    old: list[pa.Array] = []
-    toast: list[npt.NDArray[np.bool_]] = []
-    for column in range(count):
-        unchanged = new_kind[column] == ord("u")
-        filled = unchanged & whole & (old_kind[column] == ord("t"))
-        position = np.where(filled, old_at[column], new_at[column])
-        length = np.where(filled, old_length[column], new_length[column])
-        new.append(buffer.strings(position, length, filled | (new_kind[column] == ord("t"))))
-        old.append(buffer.strings(old_at[column], old_length[column], old_kind[column] == ord("t")))
-        toast.append(unchanged & ~filled)
-    return Tuples(relation, index, op, has_new, has_old, new, old, toast)
+    old = _walk(buffer, at + 1, has_old, relation)
+    new = _walk(buffer, np.where(has_old, old.end, at) + 1, has_new, relation)
+    absent = np.zeros(len(index), bool)
+    nothing = pa.nulls(len(index), pa.string_view())
+    columns: tuple[list[pa.Array], list[pa.Array], list[npt.NDArray[np.bool_]]] = ([], [], [])
+    for column in range(len(relation.columns)):
+        unchanged = absent
+        if new.cells:
+            position, length, kind = new.cells[column]
+            valid = kind == ord("t")
+            if (kind == ord("u")).any():
+                unchanged = kind == ord("u")
+                if old.cells:
+                    # REPLICA IDENTITY FULL: the old row has the value. Debezium takes it from there too.
+                    known = unchanged & (tag == ord("O")) & (old.cells[column][2] == ord("t"))
+                    position = np.where(known, old.cells[column][0], position)
+                    length = np.where(known, old.cells[column][1], length)
+                    valid = valid | known
+                    unchanged = unchanged & ~known
+            columns[0].append(buffer.strings(position, length, valid))
+        else:
+            columns[0].append(nothing)
+        if old.cells:
+            position, length, kind = old.cells[column]
+            columns[1].append(buffer.strings(position, length, kind == ord("t")))
+        else:
+            columns[1].append(nothing)
+        columns[2].append(unchanged)
+    return Tuples(relation, index, op, has_new, has_old, *columns)
 
 
-def _walk(
-    buffer: _Buffer, at: Ints, present: npt.NDArray[np.bool_], count: int, relation: Relation
-) -> tuple[list[Ints], list[Ints], list[npt.NDArray[np.uint8]], Ints]:
-    """Positions, lengths and kinds of the columns of the tuples at `at`, a column at a time; and where they end."""
-    told = buffer.i16(np.where(present, at, 0))
-    if (present & (told != count)).any():
-        raise EvidenceError(f"a row of {relation.table} does not have the {count} columns that were described")
-    positions: list[Ints] = []
-    lengths: list[Ints] = []
-    kinds: list[npt.NDArray[np.uint8]] = []
-    position = at + 2
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Of each column, its values' positions, lengths and kinds, where no tuple is the kind is 0; and where tuples end.
+
+    No cells when no message has such a tuple.
+    """
+
+    cells: list[tuple[Ints, Ints, npt.NDArray[np.uint8]]]
+    end: Ints
+
+
+def _walk(buffer: _Buffer, at: Ints, present: npt.NDArray[np.bool_], relation: Relation) -> _Walk:
+    """Go through the tuples at `at`, a column at a time."""
+    if not present.any():
+        return _Walk([], at)
+    whole = bool(present.all())
+    if not whole:
+        at = np.where(present, at, 0)
+    if (buffer.i16(at)[present] != len(relation.columns)).any():
+        raise EvidenceError(
+            f"a row of {relation.table} does not have the {len(relation.columns)} columns that were described"
+        )
+    cells: list[tuple[Ints, Ints, npt.NDArray[np.uint8]]] = []
     last = len(buffer.u8) - len(_PADDING) // 2
-    for _ in range(count):
-        # Where there is no tuple, positions stay in the buffer and kinds are 0.
-        position = np.minimum(position, last)
-        kind = np.where(present, buffer.u8[position], 0).astype(np.uint8)
+    position = at + 2
+    for _ in relation.columns:
+        if not whole:
+            # Without a tuple this walks through other bytes: it must stay in the buffer, and nothing is taken of it.
+            position = np.clip(position, 0, last)
+        kind = buffer.u8[position]
+        if not whole:
+            kind = np.where(present, kind, 0).astype(np.uint8)
+        length = buffer.i32(position + 1)
         value = kind == ord("t")
-        length = np.where(value, buffer.i32(position + 1), 0)
-        positions.append(position + 5)
-        lengths.append(length)
-        kinds.append(kind)
-        position = position + 1 + np.where(value, 4 + length, 0)
-    return positions, lengths, kinds, position
+        if value.all():
+            cells.append((position + 5, length, kind))
+            position = position + 5 + length
+        else:
+            length = np.where(value, length, 0)
+            cells.append((position + 5, length, kind))
+            position = position + 1 + np.where(value, 4 + length, 0)
+    return _Walk(cells, position)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdcpipe.ledger.canonical import Modes, encode, family_of
 from cdcpipe.ledger.catalogue import Column, Table
@@ -15,7 +17,7 @@ from cdcpipe.ledger.change import IMAGES, SCHEMA, TRANSACTIONS
 from cdcpipe.ledger.columns import Cell, Engine, image_sql, literal, text_sql, unknown_sql
 from cdcpipe.ledger.pgoutput import Chunk, Cursor, Message, Relation, Tuples
 
-__all__ = ["RowBuilder", "widen", "widen_array"]
+__all__ = ["RowBuilder", "plain_hashes", "widen", "widen_array", "widen_column"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -31,6 +33,15 @@ def widen_array(xids: Ints, xid_next: int) -> npt.NDArray[np.uint64]:
     full = (xids & 0xFFFFFFFF) | (xid_next & ~0xFFFFFFFF)
     older = (full > xid_next) & (full >= 1 << 32)
     return np.where(older, full - (1 << 32), full).astype(np.uint64)
+
+
+def widen_column(xids: pa.Array, xid_next: int) -> pa.Array:
+    """`widen` for a column with nulls. Ids that are 64 bits already stay, and so do all when `xid_next` is 0."""
+    values = np.asarray(pc.fill_null(xids, 0).to_numpy(zero_copy_only=False), np.int64)
+    wide = values.astype(np.uint64)
+    if xid_next:
+        wide = np.where(values >> 32 > 0, wide, widen_array(values, xid_next))
+    return pa.array(wide, mask=xids.is_null().to_numpy(zero_copy_only=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,7 @@ class RowBuilder:
             f"SELECT i, op, md5_number(after_image) AS after, md5_number(before_image) AS before, key_new, key_old, "
             f"unknown{kept} FROM (SELECT {outer} FROM (SELECT {inner} FROM frame))"
         )
-        return _split(self._engine, _opaque(self._engine.query(hashed, frame=pa.table(frame))), plan, kept)
+        return _split(self._engine, plain_hashes(self._engine.query(hashed, frame=pa.table(frame))), plan, kept)
 
     def _key(self, plan: _Plan, cells: Sequence[Cell]) -> str:
         return image_sql([cell for cell in cells if cell.name in plan.key]) if plan.key else "NULL::VARCHAR"
@@ -193,7 +204,7 @@ _PART = pa.schema(
 )
 
 
-def _opaque(table: pa.Table) -> pa.Table:
+def plain_hashes(table: pa.Table) -> pa.Table:
     """Hashes as plain 16 bytes: DuckDB hands out its 128-bit integers as an extension type."""
     for name in ("after", "before"):
         place = table.schema.get_field_index(name)
@@ -240,8 +251,6 @@ def _rare(rows: list[tuple[int, int, str, str, bytes | None]]) -> pa.Table:
 
 
 def _messages(messages: Sequence[Message]) -> pa.Table:
-    import hashlib
-
     rows: list[tuple[int, int, str, str, bytes | None]] = []
     for each in messages:
         image = encode("s", each.prefix) + encode("y", each.content.hex())

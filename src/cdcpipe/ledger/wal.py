@@ -100,10 +100,10 @@ class WalWitness:
         role: str = "witness",
         captures: Callable[[str], bool] = lambda table: True,
         images: bool = False,
-        batch_changes: int = 100_000,
+        batch_changes: int = 1_000_000,
         chunk_messages: int = 100_000,
         chunk_bytes: int = 64 << 20,
-        poll_seconds: float = 0.1,
+        poll_seconds: float = 0.5,
     ) -> None:
         self._endpoint = endpoint
         self._folder = folder
