@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -124,7 +125,10 @@ class EnvelopeReader:
                    topic, "partition", "offset", object, committed_at, unknown{kept}
             FROM ({middle})
         """
-        rows = plain_hashes(self._engine.query(sql, frame=pa.table(frame.arrays)))
+        try:
+            rows = plain_hashes(self._engine.query(sql, frame=pa.table(frame.arrays)))
+        except duckdb.Error as error:
+            raise EvidenceError(f"a value of {table_name} has no canonical form: {error}") from error
         built = {"changes": rows.select(SCHEMA.names).cast(SCHEMA)}
         if self._images:
             built["images"] = self._engine.query(
@@ -188,7 +192,10 @@ class EnvelopeReader:
         payload = wire_sql(self._engine, label, wire, family, type_, self._modes)
         toast: str | None = None
         if payload is None:
-            array, toasts = payload_array(pa.chunked_array([values]), wire, family, type_, self._modes)
+            try:
+                array, toasts = payload_array(pa.chunked_array([values]), wire, family, type_, self._modes)
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+                raise EvidenceError(f"a value of column `{column}` has no canonical form: {error}") from error
             frame.arrays[label] = array
             payload = strip_sql(f"({label}::VARCHAR)") if pa.types.is_decimal(array.type) else label
             if toasts is not None:
