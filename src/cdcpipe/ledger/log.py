@@ -115,6 +115,7 @@ def read_log(
 
 def _read(reader: PartitionReader, decoder: _Decoder, pool: ThreadPoolExecutor, dead_letter_topic: str | None) -> None:
     groups: dict[tuple[str, bytes | None, bytes | None], _Group] = {}
+    prefixes: dict[str, int] = {}
     waiting = 0
     pending: Future[dict[tuple[str, int], int]] | None = None
     for messages in reader.batches():
@@ -124,7 +125,10 @@ def _read(reader: PartitionReader, decoder: _Decoder, pool: ThreadPoolExecutor, 
                 decoder.dead_letter(message, reader.ends)
                 continue
             value, key = message.value(), message.key()
-            label = (topic, value and value[:5], key and key[:5])
+            size = prefixes.get(topic)
+            if size is None and value:
+                size = prefixes[topic] = _prefix(value)
+            label = (topic, value and value[:size], key and key[:size])
             group = groups.get(label)
             if group is None:
                 group = groups[label] = _Group(topic)
@@ -139,6 +143,14 @@ def _read(reader: PartitionReader, decoder: _Decoder, pool: ThreadPoolExecutor, 
     pending = _hand_over(reader, decoder, pool, groups, pending)
     _count(reader, pending)
     decoder.flush_dead_letters(reader)
+
+
+def _prefix(payload: bytes) -> int:
+    """How many bytes come before the Avro: magic 0 and the schema's id, 4 bytes of it as Confluent writes it.
+
+    Apicurio may write 8. No registry gives out id 0, so four zero bytes are the upper half of a long one.
+    """
+    return 9 if payload[:5] == b"\0\0\0\0\0" else 5
 
 
 def _hand_over(
@@ -258,7 +270,8 @@ class _Decoder:
             return jsonvalue.read(payloads)
         if len(first) < 5 or first[0] != 0 or self._schemas is None:
             raise Poison("neither Avro with a schema id nor JSON")
-        number = int.from_bytes(first[1:5], "big")
+        size = _prefix(first)
+        number = int.from_bytes(first[1:size], "big")
         if number not in self._flat:
             schema = self._schemas.schema(number)
             try:
@@ -269,7 +282,7 @@ class _Decoder:
         if wire.physical != "record":
             raise Poison(f"schema {number} is {wire.physical}, not a record")
         try:
-            return avro.read([payload[5:] for payload in payloads], flat), wire
+            return avro.read([payload[size:] for payload in payloads], flat), wire
         except EvidenceError as error:
             raise Poison(error.message) from error
 

@@ -224,7 +224,7 @@ def _unknown(plan: _Plan, new: Sequence[Cell]) -> str:
 def _split(engine: Engine, rows: pa.Table, plan: _Plan, kept: str) -> pa.Table:
     """As Debezium publishes it: an update that changes the key is a delete and a create."""
     changed = "op = 'u' AND key_old IS NOT NULL AND key_new <> key_old"
-    one_side = "list_filter(unknown, lambda e: starts_with(e, '{}'))"
+    one_side = "nullif(list_filter(unknown, lambda e: starts_with(e, '{}')), []::VARCHAR[])"
     columns = f'{literal(plan.table.name)} AS "table"'
     sql = f"""
         SELECT i, 0::BIGINT AS sub, {columns}, op, CASE op WHEN 'd' THEN key_old ELSE key_new END AS key,
@@ -265,8 +265,9 @@ def _place(rows: pa.Table, chunk: Chunk, cursor: Cursor, xid_next: int) -> tuple
     count = len(index)
     transaction = chunk.transaction[index]
     loose = {each.index for each in chunk.messages if not each.transactional}
-    is_message = np.array(rows["op"].to_numpy(zero_copy_only=False) == "m", bool)
-    counted = ~is_message
+    # Debezium counts transactional messages too; others belong to no transaction.
+    no_xid = np.fromiter((int(i) in loose for i in index), bool, count) if loose else np.zeros(count, bool)
+    counted = ~no_xid
     running = np.cumsum(counted)
     # Rows before the first of each transaction: what to take off the running count.
     total = int(chunk.transaction[-1]) + 1 if len(chunk.transaction) else 1
@@ -277,14 +278,13 @@ def _place(rows: pa.Table, chunk: Chunk, cursor: Cursor, xid_next: int) -> tuple
     seq = running - offset[transaction]
     per = per + carried
     xid = widen_array(chunk.xid[index], xid_next)
-    no_xid = np.fromiter((int(i) in loose for i in index), bool, count) if loose else np.zeros(count, bool)
     lsn = chunk.lsn[index]
     nothing = pa.nulls(count)
     changes = pa.table(
         {
             "table": rows["table"],
             "xid": pa.array(xid, mask=no_xid),
-            "seq": pa.array(seq, mask=is_message),
+            "seq": pa.array(seq, mask=no_xid),
             "commit_lsn": pa.array(chunk.commit_lsn[index], mask=no_xid),
             "lsn": pa.array(lsn),
             "op": rows["op"],

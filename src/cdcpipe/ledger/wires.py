@@ -29,9 +29,15 @@ __all__ = ["family_of_wire", "is_toast", "payload", "payload_array", "toast_sql"
 _DEBEZIUM: Final = "io.debezium."
 _CONNECT: Final = "org.apache.kafka.connect.data."
 
-INFINITY_US: Final = 9_223_372_036_825_200_000
-NEGATIVE_INFINITY_US: Final = -9_223_372_036_832_400_000
-"""What Debezium makes of timestamp +-infinity: pgjdbc's PGStatement.DATE_POSITIVE_INFINITY, taken as microseconds."""
+# What Debezium 3.7 makes of an infinite time, seen on the real connector: of a timestamp in microseconds, in milliseconds,
+# of a date. None of them is a time that PostgreSQL can store.
+_INFINITE: Final = {
+    (1 << 63) - 1: "infinity",
+    -(1 << 63): "-infinity",
+    9_223_372_036_825_200_000: "infinity",
+    -9_223_372_036_832_400_000: "-infinity",
+}
+_INFINITE_DAYS: Final = {2_146_033_979: "infinity", -2_147_472_691: "-infinity"}
 
 _SPECIAL_NUMBERS: Final = {
     "NaN": "NaN",
@@ -195,7 +201,7 @@ def _date(value: Any) -> str:
     if isinstance(value, dt.date):
         return str(value.toordinal() - dt.date(1970, 1, 1).toordinal())
     if isinstance(value, int):
-        return str(value)
+        return _INFINITE_DAYS.get(value) or str(value)
     return str(value) if value.endswith("infinity") else str(canonical.days(value.removesuffix("Z")))
 
 
@@ -217,14 +223,10 @@ def _time(value: Any, wire: Wire, family: str, modes: Modes) -> str:
             return value
         micros = canonical.time_us(value) if family == "t" else canonical.timestamp_us(value)
         return canonical.cut(micros, modes)
+    if family == "w" and value in _INFINITE:
+        return _INFINITE[value]
     multiply, divide = _UNITS.get(wire.name, (1, 1))
-    micros = value * multiply // divide
-    if family == "w":
-        if micros // 1000 == INFINITY_US // 1000:
-            return "infinity"
-        if micros // 1000 == NEGATIVE_INFINITY_US // 1000:
-            return "-infinity"
-    return canonical.cut(micros, modes)
+    return canonical.cut(value * multiply // divide, modes)
 
 
 def _zoned(value: Any) -> str:
@@ -346,8 +348,10 @@ def _direct_sql(x: str, wire: Wire, family: str, type_: Type | None) -> str | No
             return f"CASE WHEN isnan({x}::DOUBLE) THEN 'nan' ELSE {x}::DOUBLE::VARCHAR END"
         case "s", "string" if type_ is None or type_.name != "tstzrange":
             return x
-        case ("d", "int" | "long") | ("v", "int" | "long"):
+        case "v", "int" | "long":
             return f"{x}::VARCHAR"
+        case "d", "int" | "long":
+            return _infinite_sql(x, _INFINITE_DAYS, f"{x}::VARCHAR")
         case "d", "date":
             return f"({x} - DATE '1970-01-01')::VARCHAR"
         case "j", "string" if type_ is not None and type_.name == "jsonb":
@@ -362,17 +366,19 @@ def _unit_sql(x: str, wire: Wire, family: str, modes: Modes) -> str:
     multiply, divide = _UNITS.get(wire.name, (1, 1))
     micros = f"{x}::BIGINT"
     if multiply > 1:
-        # A sentinel in milliseconds is out of range in microseconds.
+        # Milliseconds may be out of range in microseconds.
         micros = f"{x}::HUGEINT * {multiply}"
     elif divide > 1:
         micros = f"(({x} - (({x} % {divide}) + {divide}) % {divide}) // {divide})"
     finite = f"({cut_sql(micros, modes)})::VARCHAR"
     if family == "t":
         return finite
-    return (
-        f"CASE ({micros}) // 1000 WHEN {INFINITY_US // 1000} THEN 'infinity' "
-        f"WHEN {-(-NEGATIVE_INFINITY_US // 1000)} THEN '-infinity' ELSE {finite} END"
-    )
+    return _infinite_sql(x, _INFINITE, finite)
+
+
+def _infinite_sql(x: str, infinite: dict[int, str], finite: str) -> str:
+    cases = " ".join(f"WHEN {value} THEN {literal(text)}" for value, text in infinite.items())
+    return f"CASE {x}::BIGINT {cases} ELSE {finite} END"
 
 
 def payload_array(

@@ -1,0 +1,95 @@
+"""Changes a second from the WAL to a finished ledger, against a plain read of the same WAL. One JSON line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+from cdcpipe.ledger.wal import WalWitness
+from cdcpipe.stack.endpoints import PostgresEndpoint
+from cdcpipe.stack.local.postgres import Postgres, new_role
+
+CHANGES = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+ROWS_PER_TRANSACTION = 10
+
+TABLE = """
+CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint, status text, total numeric(12, 2), placed timestamptz,
+                     note text, paid boolean, quantity int);
+ALTER TABLE orders REPLICA IDENTITY FULL;
+CREATE PUBLICATION cdc FOR TABLE orders;
+"""
+
+LOAD = f"""
+DO $$ BEGIN FOR k IN 0..{{changes}} / {ROWS_PER_TRANSACTION} - 1 LOOP
+  INSERT INTO orders SELECT g, g % 10000, 'placed', g * 1.25, now() + g * interval '1.000001 second',
+         'order number ' || g, g % 2 = 0, g % 7
+  FROM generate_series(k * {ROWS_PER_TRANSACTION}, (k + 1) * {ROWS_PER_TRANSACTION} - 1) g;
+  COMMIT;
+END LOOP; END $$
+"""
+
+
+def main() -> None:
+    """Load, read plainly, read into a ledger."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="cdcpipe-bench-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    server = Postgres(folder / "postgres", folder / "log", port=port, admin=new_role("admin"))
+    server.start()
+    try:
+        server.await_ready()
+        endpoint = PostgresEndpoint("127.0.0.1", port, "postgres", {"admin": server.admin})
+        with psycopg.connect(endpoint.conninfo("admin"), autocommit=True) as connection:
+            connection.execute(TABLE)
+            connection.execute("SELECT pg_create_logical_replication_slot('bench', 'pgoutput')")
+            # The witness makes its slot, then waits until it is told to stop: all is read in one go, and timed.
+            witness = WalWitness(endpoint, folder / "ledger", publication="cdc", role="admin", poll_seconds=86_400)
+            witness.start()
+            connection.execute(LOAD.format(changes=CHANGES))
+            plain = _plain(connection)
+            began = time.perf_counter()
+            ledger = witness.stop(timeout_seconds=600)
+            seconds = time.perf_counter() - began
+        changes = ledger.manifest.counts["changes"]
+        print(
+            json.dumps(
+                {
+                    "benchmark": "ledger_wal",
+                    "changes": changes,
+                    "seconds": round(seconds, 2),
+                    "changes_per_second": round(changes / seconds),
+                    "plain_read_seconds": round(plain, 2),
+                    "ratio_to_plain_read": round(seconds / plain, 2),
+                    "complete": ledger.manifest.complete,
+                }
+            )
+        )
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(connection: psycopg.Connection[tuple[object, ...]]) -> float:
+    began = time.perf_counter()
+    with connection.cursor(binary=True) as cursor:
+        rows = cursor.stream(
+            "SELECT data FROM pg_logical_slot_peek_binary_changes('bench', NULL, NULL,"
+            " 'proto_version', '1', 'publication_names', 'cdc')",
+            size=5_000,
+        )
+        for _ in rows:
+            pass
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
