@@ -224,19 +224,23 @@ class Operations:
 
     def _reward(self, size: int) -> Plan | None:
         """A bonus for hot customers, and its booking."""
+        ids = sorted({self._hot() for _ in range(min(size, 30))})
+        return self._booked("reward", Step(self.statements.reward, {"ids": _array(ids)}, _CUSTOMERS, "u", len(ids)))
+
+    def _booked(self, kind: str, step: Step, on_commit: Callable[[], None] | None = None) -> Plan | None:
+        """`step`, which others can undo, beside a payment, which they can't: that one is the proof."""
         orders = self._pick(_ORDERS, 1)
         if orders is None:
             return None
         payment = self._range(_PAYMENTS, 1)
         booking = self._insert(self.statements.payments, _PAYMENTS, payment, order=Int8(orders[0]), at=self._at)
-        ids = sorted({self._hot() for _ in range(min(size, 30))})
-        reward = Step(self.statements.reward, {"ids": _array(ids)}, _CUSTOMERS, "u", len(ids))
-        return Plan(
-            "reward",
-            (booking, reward),
-            self._there(_PAYMENTS, payment[1]),
-            on_commit=lambda: self._grow(_PAYMENTS, payment),
-        )
+
+        def committed() -> None:
+            self._grow(_PAYMENTS, payment)
+            if on_commit is not None:
+                on_commit()
+
+        return Plan(kind, (booking, step), self._there(_PAYMENTS, payment[1]), on_commit=committed)
 
     def _purge(self, size: int) -> Plan | None:
         """The oldest orders are deleted, with their items."""
@@ -283,10 +287,10 @@ class Operations:
         if not self.truncate:
             return None
         if self._rng.random() < 0.1:
-            return Plan("truncate", (Step("TRUNCATE public.carts", None, _CARTS, "t", 1),))
+            return self._booked("truncate", Step("TRUNCATE public.carts", None, _CARTS, "t", 1))
         carts = self._range(_CARTS, min(size, 50))
         step = Step(self.statements.carts, {"at": self._at, **_bounds(carts)}, _CARTS, "c", carts[1] - carts[0] + 1)
-        return Plan("cart", (step,), on_commit=lambda: self._grow(_CARTS, carts))
+        return self._booked("cart", step, lambda: self._grow(_CARTS, carts))
 
     def _rolled_back(self) -> Plan:
         """A whole transaction that ends in ROLLBACK: ids that never come to be, updates that never were."""

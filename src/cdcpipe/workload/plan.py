@@ -37,8 +37,9 @@ class Plan:
     """A transaction. `proof` is a query that answers whether it has committed, true or false.
 
     The proof looks at a row that no other connection touches, so it holds until this connection goes on. It
-    is better than the transaction's id alone: a server that crashes before the WAL is flushed gives the same
-    id out again, and then `pg_xact_status` speaks of somebody else's transaction.
+    is better than the transaction's id: a server that crashes before the WAL is flushed gives the same id out
+    again, and then `pg_xact_status` speaks of somebody else's transaction. Only one that is to be rolled back
+    has none.
     `on_commit` moves the generator's own picture of the tables on.
     """
 

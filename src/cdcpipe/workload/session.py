@@ -156,13 +156,10 @@ class Session:
         """What became of a transaction whose COMMIT got no answer. UNKNOWN when that can't be found out."""
         while (connection := self._reconnected(self._hopeless)) is not None:
             try:
-                status = _status(connection, xid)
-                if status != "in progress":
-                    committed = status == "committed"
-                    if plan.proof is not None:
-                        row = _execute(connection, plan.proof).fetchone()
-                        committed = bool(row and row[0])
-                    return Outcome.UNKNOWN_COMMITTED if committed else Outcome.UNKNOWN_ABORTED
+                if not _in_progress(connection, xid):
+                    assert plan.proof is not None
+                    row = _execute(connection, plan.proof).fetchone()
+                    return Outcome.UNKNOWN_COMMITTED if row and row[0] else Outcome.UNKNOWN_ABORTED
             except psycopg.Error as error:
                 _log.debug("not resolved: %s", error)
             if self._hopeless(0.05):
@@ -181,10 +178,10 @@ def _copy(connection: psycopg.Connection, step: Step) -> psycopg.Cursor[tuple[ob
     return cursor
 
 
-def _status(connection: psycopg.Connection, xid: int | None) -> str:
-    """`committed`, `aborted` or `in progress`."""
+def _in_progress(connection: psycopg.Connection, xid: int | None) -> bool:
+    """Whether the transaction may still commit. After a crash the id may be another's: then the answer only delays."""
     try:
         row = connection.execute("SELECT pg_xact_status(%s::text::xid8)", (str(xid),), prepare=False).fetchone()
     except psycopg.errors.InvalidParameterValue:
-        return "aborted"  # "in the future": the server crashed before it had written anything of this id
-    return str(row[0]) if row and row[0] else "aborted"
+        return False  # "in the future": the server crashed before it had written anything of this id
+    return row is not None and row[0] == "in progress"
