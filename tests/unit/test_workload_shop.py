@@ -129,7 +129,16 @@ def test_some_customers_are_far_hotter_than_others() -> None:
 
 def test_every_transaction_that_is_to_be_committed_can_be_proven() -> None:
     plans = [plan for plan in drawn(Shop(3, truncate=True), 0, 10, 3000) if plan.commit]
-    assert len({plan.kind for plan in plans}) == 14
+    assert {plan.kind for plan in plans} >= {
+        "checkout",
+        "payment",
+        "import",
+        "change",
+        "profile",
+        "purge",
+        "rekey",
+        "truncate",
+    }
     assert {plan.kind for plan in plans if plan.proof is None} == set()
 
 
