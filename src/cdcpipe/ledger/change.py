@@ -28,7 +28,7 @@ identity's columns only; it is null where PostgreSQL sends none.
       manifest.json               what was read, and whether that is all of it; written last
       changes/000000.parquet      SCHEMA
       transactions/000000.parquet TRANSACTIONS, from the transaction topic (log) or from COMMIT (wal)
-      tombstones/…  dead_letters/…  undecoded/…  images/…
+      tombstones/…  dead_letters/…  undecoded/…  images/…  objects/…
 
 A folder without a manifest is a ledger that was not finished: `Ledger.open` raises EvidenceError.
 """
@@ -43,6 +43,7 @@ import pyarrow as pa
 __all__ = [
     "DEAD_LETTERS",
     "IMAGES",
+    "OBJECTS",
     "SCHEMA",
     "SIDE_TABLES",
     "TOMBSTONES",
@@ -142,12 +143,25 @@ IMAGES: Final[pa.Schema] = pa.schema(
 )
 """Row images in canonical form by their hash; only when a ledger was written with `images=True`."""
 
+OBJECTS: Final[pa.Schema] = pa.schema(
+    [
+        pa.field("object", pa.string(), nullable=False),
+        pa.field("topic", pa.string()),
+        pa.field("hour", _TIME),  # beginning of the hour (or day) that its folder names; null when it names none
+        pa.field("event_time_min", _TIME),  # of the records in it, by the Kafka record's timestamp
+        pa.field("event_time_max", _TIME),
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+"""The archive's files. A row whose time lies outside its folder's hour is filed wrongly."""
+
 SIDE_TABLES: Final[dict[str, pa.Schema]] = {
     "transactions": TRANSACTIONS,
     "tombstones": TOMBSTONES,
     "undecoded": UNDECODED,
     "dead_letters": DEAD_LETTERS,
     "images": IMAGES,
+    "objects": OBJECTS,
 }
 
 

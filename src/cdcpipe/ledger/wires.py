@@ -29,8 +29,8 @@ __all__ = ["family_of_wire", "is_toast", "payload", "payload_array", "toast_sql"
 _DEBEZIUM: Final = "io.debezium."
 _CONNECT: Final = "org.apache.kafka.connect.data."
 
-# What Debezium 3.7 makes of an infinite time, seen on the real connector: of a timestamp in microseconds, in milliseconds,
-# of a date. None of them is a time that PostgreSQL can store.
+# What Debezium 3.7 makes of an infinite time, seen on the real connector: of a timestamp in microseconds, in
+# milliseconds, of a date. None of them is a time that PostgreSQL can store.
 _INFINITE: Final = {
     (1 << 63) - 1: "infinity",
     -(1 << 63): "-infinity",
