@@ -64,6 +64,9 @@ class AvroConverter(Converter):
     enhanced_avro_schema_support: Annotated[bool | None, Key("enhanced.avro.schema.support")] = True
     """Keep enum symbols and package names. Confluent's default: false."""
 
+    ignore_default_for_nullables: Annotated[bool | None, Key("ignore.default.for.nullables")] = True
+    """Keep null where a nullable field has a default. Confluent's default false turns null into the default."""
+
     connect_meta_data: Annotated[bool | None, Key("connect.meta.data")] = None
     """Write Connect's own metadata into the Avro schema. Default true."""
 
@@ -119,8 +122,9 @@ class ApicurioAvroConverter(Converter):
     use_id: Annotated[Literal["contentId", "globalId", "none"] | None, Key("apicurio.registry.use-id")] = "contentId"
     """Which id is written. The Confluent-compatible API knows content ids."""
 
-    as_confluent: Annotated[bool | None, Key("apicurio.registry.as-confluent")] = None
-    """3.x: write 4-byte ids. 2.6 only warns of it. Default false."""
+    as_confluent: Annotated[bool | None, Key("apicurio.registry.as-confluent")] = True
+    """Write ids of 4 bytes, which is Confluent's wire format; it warns of the id handler that it replaces. Apicurio's
+    default false writes 8, and a Confluent client reads id 0."""
 
     auto_register: Annotated[bool | None, Key("apicurio.registry.auto-register")] = True
     """Register a schema that the registry doesn't have."""
@@ -150,6 +154,9 @@ class JsonConverter(Converter):
 
     schemas_cache_size: Annotated[int | None, Key("schemas.cache.size"), Field(ge=1)] = None
     """How many schemas the converter caches. Default 1000."""
+
+    replace_null_with_default: Annotated[bool | None, Key("replace.null.with.default")] = False
+    """False keeps nulls of fields that have a default. Kafka's default true turns null into the default."""
 
     decimal_format: Annotated[Literal["BASE64", "NUMERIC"] | None, Key("decimal.format")] = None
     """How decimals are written. NUMERIC is readable, and exact as far as the reader is. Default BASE64."""

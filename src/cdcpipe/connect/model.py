@@ -11,7 +11,6 @@ how they lie in the flat dict.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import typing
@@ -21,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from cdcpipe.connect.plugins import nearest
 from cdcpipe.connect.secrets import SecretRef
 from cdcpipe.errors import ConfigError
 
@@ -65,12 +65,6 @@ def render_value(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(render_value(item).replace(",", "\\,") for item in value)
     return str(value)
-
-
-def nearest(key: str, known: typing.Iterable[str]) -> str | None:
-    """The known key that `key` was most likely meant to be, or None."""
-    matches = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
-    return matches[0] if matches else None
 
 
 class Codec(Protocol):

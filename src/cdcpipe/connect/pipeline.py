@@ -91,13 +91,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What belongs together. `brokers` is how many the Kafka cluster has, None when it isn't said."""
+    """What belongs together. `brokers` is how many the Kafka cluster has, None when it isn't said.
+
+    `declared_partitions` is what the files say of topics that are judged as they are on the brokers.
+    """
 
     connectors: tuple[Part, ...] = ()
     worker: Part | None = None
     topics: tuple[Part, ...] = ()
     registry: Part | None = None
     brokers: int | None = None
+    declared_partitions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[Part, ...]:
@@ -108,6 +112,11 @@ class Pipeline:
     def sinks(self) -> tuple[Part, ...]:
         """The connectors that read topics."""
         return tuple(part for part in self.connectors if "topics" in part.config or "topics.regex" in part.config)
+
+    @property
+    def replicated(self) -> bool:
+        """The cluster can hold 3 replicas, as far as is known: guards of replicas are about such clusters."""
+        return self.brokers is None or self.brokers >= 3
 
     def of_class(self, java_class: str) -> tuple[Part, ...]:
         """The connectors of one class."""

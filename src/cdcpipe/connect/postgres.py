@@ -372,6 +372,11 @@ class PostgresSource(Source):
     ] = "fail"
     """What to do with a change that can't be read. All but `fail` lose it. Default fail."""
 
+    event_converting_failure_handling_mode: Annotated[
+        Literal["fail", "warn", "skip"] | None, Key("event.converting.failure.handling.mode")
+    ] = "fail"
+    """What to do with a column that can't be converted. Debezium's default warn writes null instead of the value."""
+
     guardrail_collections_max: Annotated[int | None, Key("guardrail.collections.max"), Field(ge=0)] = None
     """Most tables that may be captured. Default 0: no bound."""
 

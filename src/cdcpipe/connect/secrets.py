@@ -10,23 +10,15 @@ topic and no log.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from cdcpipe.connect.references import REFERENCE, is_reference
 from cdcpipe.errors import ConfigError
 
 __all__ = ["SecretRef", "is_reference"]
-
-# ConfigTransformer's own pattern: ${provider:[path:]key}. A path may hold colons, a key may not.
-_REFERENCE = re.compile(r"\$\{([^}:]+):(?:([^}]*):)?([^}:]*)\}")
-
-
-def is_reference(text: str) -> bool:
-    """True when `text` is nothing but one reference to a config provider."""
-    return _REFERENCE.fullmatch(text) is not None
 
 
 class SecretRef:
@@ -77,7 +69,7 @@ class SecretRef:
     @classmethod
     def parse(cls, text: str) -> SecretRef:
         """Read `${provider:path:key}`. Raises `ConfigError` for anything else, without showing it."""
-        found = _REFERENCE.fullmatch(text)
+        found = REFERENCE.fullmatch(text)
         if found is None:
             raise ConfigError(
                 "a secret is written out as a literal",
