@@ -52,14 +52,14 @@ def read_expression(sql: str) -> Expression:
     except ImportError as error:
         raise MissingExtra("schemas", "reading SQL") from error
     try:
-        parsed: Any = parse_sql(f"SELECT {sql}")
+        parsed: tuple[Any, ...] = tuple(parse_sql(f"SELECT {sql}") or ())
     except ParseError as error:
         raise ConfigError(f"`{sql}` is not an SQL expression: {error}") from error
     node: Any = parsed[0].stmt.targetList[0].val
     while isinstance(node, ast.TypeCast):
         node = node.arg
     negative = False
-    if isinstance(node, ast.A_Expr) and node.lexpr is None and node.name[-1].sval == "-":
+    if isinstance(node, ast.A_Expr) and node.lexpr is None and node.name and node.name[-1].sval == "-":
         node, negative = node.rexpr, True
     if isinstance(node, ast.A_Const):
         if node.isnull:

@@ -82,14 +82,9 @@ _PLAIN: Final[dict[str, ConnectType]] = {
     "oid": "int64",
     "float4": "float32",
     "float8": "float64",
-    **{
-        name: _TEXT
-        for name in (
-            *("text", "varchar", "bpchar", "char", "name", "citext", "isbn"),
-            *("cidr", "inet", "macaddr", "macaddr8"),
-            *("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
-        )
-    },
+    **dict.fromkeys(("text", "varchar", "bpchar", "char", "name", "citext", "isbn"), _TEXT),
+    **dict.fromkeys(("cidr", "inet", "macaddr", "macaddr8"), _TEXT),
+    **dict.fromkeys(("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"), _TEXT),
 }
 _SEMANTIC: Final = {
     "json": "io.debezium.data.Json",

@@ -6,7 +6,7 @@ from typing import Final
 
 from cdcpipe.schemas.avro import Array, Enum, Fixed, Map, Record, Schema, Union_
 
-__all__ = ["column_of", "describe"]
+__all__ = ["column_of", "columns", "describe"]
 
 _CONNECT: Final = {
     "io.debezium.time.Date": "date",
@@ -72,3 +72,16 @@ def column_of(table: str | None, path: tuple[str, ...]) -> str:
     for part in path:
         text += part if part in ("[]", "{}") else f".{part}" if text else part
     return text or "the schema"
+
+
+def columns(schema: Schema) -> dict[str, Schema]:
+    """The columns of a Debezium key or envelope, or the fields of any other record, by name."""
+    if not isinstance(schema, Record):
+        return {"value": schema}
+    row = schema
+    if "before" in schema.fields and "after" in schema.fields:
+        inner = schema.fields["after"].schema
+        found = inner.sole if isinstance(inner, Union_) else inner
+        if isinstance(found, Record):
+            row = found
+    return {name: member.schema for name, member in row.fields.items()}
