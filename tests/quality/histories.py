@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -79,6 +80,8 @@ class History:
             offset = next_offset.get(place, rng.choice([0, 17]))
             row["offset"] = offset
             next_offset[place] = offset + rng.choice([10, 10, 10, 20])
+        for earlier, later in itertools.pairwise(self.log):
+            later["arrived_at"] = max(earlier["arrived_at"], later["arrived_at"])
         self.file()
 
     def file(self) -> None:
@@ -94,9 +97,8 @@ class History:
             name = row["topic"].rpartition(".")[2]
             batch = number // self.objects_of
             filed = copy.copy(row)
-            filed["object"] = (
-                f"s3://lake/shop/{name}/data/event_time_hour={arrived:%Y-%m-%d-%H}/{batch:05d}-{row['partition'] % 2}.parquet"
-            )
+            folder = f"s3://lake/shop/{name}/data/event_time_hour={arrived:%Y-%m-%d-%H}"
+            filed["object"] = f"{folder}/{batch:05d}-{row['partition'] % 2}.parquet"
             self.archive.append(filed)
 
     # --- as evidence -------------------------------------------------------------
@@ -104,9 +106,7 @@ class History:
     def evidence(self) -> tuple[Evidence, Evidence, Evidence]:
         rows = [row for row in self.log if row["kind"] == "change"]
         slot = SlotRead("s", "p", True, self.begin_lsn, self.end_lsn)
-        identities = {
-            name: {"identity": kind if kind in ("full", "default") else "full"} for name, kind in TABLES.items()
-        }
+        identities = {name: {"identity": "default" if kind == "default" else "full"} for name, kind in TABLES.items()}
         manifest = Manifest("wal", complete=True, slots=(slot,), tables=identities)
         images = pa.Table.from_pylist(
             [{"hash": hashed, "image": text} for hashed, text in self.images.items()], schema=IMAGES
@@ -217,24 +217,17 @@ class Database:
             return [base | {"op": "c", "key": self.key(name, number), "after": h.image(row.values)}]
         number = rng.choice(ids)
         row = live[number]
+        gone: Row = {"op": "d", "key": self.key(name, number), "before": self.old(name, number, row, for_delete=True)}
         if kind == "d":
             del live[number]
-            return [
-                base
-                | {"op": "d", "key": self.key(name, number), "before": self.old(name, number, row, for_delete=True)}
-            ]
+            return [base | gone]
         if kind == "pk":
             new = self.next_id
             self.next_id += 1
-            gone = base | {
-                "op": "d",
-                "key": self.key(name, number),
-                "before": self.old(name, number, row, for_delete=True),
-            }
             del live[number]
             live[new] = Live(row.values | {"id": value("n", str(new))})
             made = {"op": "c", "key": self.key(name, new), "after": h.image(live[new].values), "same_lsn": True}
-            return [gone, base | made]
+            return [base | gone, base | made]
         before = self.old(name, number, row, for_delete=False)
         fresh = self.new_row(name, number).values
         large = row.values.get("large")
@@ -300,18 +293,17 @@ def history(seed: int, *, transactions: int | None = None, snapshot: bool | None
         committed.extend(db.transaction(size=rng.choice([1, 1, 2, 3, 8]), interleave=number > 0 and rng.random() < 0.3))
     h.wal = committed
     order = 0
-    for row in committed[before:]:
-        made = record(row, rng, lag)
-        made["arrived_at"] = max(made["arrived_at"], h.log[-1]["arrived_at"]) if h.log else made["arrived_at"]
+    for change in committed[before:]:
+        made = record(change, rng, lag)
         h.log.append(made)
         if rng.random() < 0.01:
             made["dead"] = True
         if rng.random() < 0.01:
             h.log.append(made | {"kind": "undecoded", "dead": True, "key": None})
-        if row["op"] == "d" and row["key"] is not None and seed % 2:
+        if change["op"] == "d" and change["key"] is not None and seed % 2:
             h.log.append(made | {"kind": "tombstone", "dead": False})
-    for xid in dict.fromkeys(row["xid"] for row in committed[before:]):
-        own = [row for row in committed if row["xid"] == xid]
+    for xid in dict.fromkeys(change["xid"] for change in committed[before:]):
+        own = [change for change in committed if change["xid"] == xid]
         order += 2
         base = {"xid": xid, "partition": 0, "commit_lsn": own[0]["commit_lsn"], "committed_at": own[0]["committed_at"]}
         h.ends.append(base | {"status": "BEGIN", "event_count": None, "offset": order})

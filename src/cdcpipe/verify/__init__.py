@@ -22,7 +22,8 @@ nothing explains:
 - A repeated change is a `duplicate-change`, unless its key ends in it: then `stale-overwrite` or `resurrection`.
 - A change before an earlier one of its key is a `key-inversion`; others it overtakes are consequences.
 - Half of a changed primary key is a `pk-change-orphan`; what is missing before the first streamed change after a
-  snapshot is a `handoff-gap`; both are counted beside `lost-change`, not in it.
+  snapshot is a `handoff-gap`; `lost-change` is then a
+  consequence.
 
 **How.** The comparisons are Ibis expressions, run by DuckDB out of core with a memory limit: no ledger is ever loaded
 into Python. They compile to Spark SQL as well, for an archive that outgrew a machine (`pyspark` is not a dependency).

@@ -34,7 +34,8 @@ class Check:
     """One claim.
 
     `stage` makes its findings. `needs` are the ledgers it compares; a finding says that something is absent in
-    `absent_in`, if that is what it says. `applies` gives a reason when the subject doesn't occur.
+    `absent_in`, if that is what it says. Findings `also` of other names refute the claim too, and explain it: it is
+    their consequence. `applies` gives a reason when the subject doesn't occur.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Check:
     needs: tuple[Side, ...]
     place: Place | None = None
     absent_in: Side | None = None
+    also: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
     looked_at: Callable[[Case], int] = field(default=lambda case: case.totals.streamed)
     applies: Callable[[Case], str | None] = field(default=lambda case: None)
@@ -116,13 +118,15 @@ def answer(check: Check, case: Case, found: Tally) -> CheckResult:
     if not_there is not None and not rows:
         return result(Verdict.INCONCLUSIVE, applies=False, reason=not_there)
 
+    others = [(name, n) for name in check.also for _, _, n in found.of(name, check.places)]
     level = case.terms.level
     allowed = sum(n for repeat, _, n in rows if repeat and level.allows_repeat(identical=repeat == "identical"))
     bad = [row for row in rows if not (row[0] and level.allows_repeat(identical=row[0] == "identical"))]
-    total = sum(n for _, _, n in bad)
-    facts = {"found": total, "explained": sum(n for _, explained, n in bad if explained), "allowed": allowed}
-    witnesses = _witnesses(check, case) if rows else ()
-    doubt = _doubt(check, case, total)
+    explained = sum(n for _, explained, n in bad if explained) + sum(n for _, n in others)
+    total = sum(n for _, _, n in bad) + sum(n for _, n in others)
+    facts = {"found": total, "explained": explained, "allowed": allowed}
+    witnesses = _witnesses(check, case) if rows or others else ()
+    doubt = _doubt(check, case)
     if total and doubt is None:
         return result(Verdict.FAIL, witnesses=witnesses, **facts)
     if total:
@@ -135,17 +139,13 @@ def answer(check: Check, case: Case, found: Tally) -> CheckResult:
     return result(Verdict.PASS, witnesses=witnesses, **facts)
 
 
-def _doubt(check: Check, case: Case, total: int) -> str | None:
-    """Why findings may be wrong: what is absent in a ledger may not have been read, or not decoded."""
+def _doubt(check: Check, case: Case) -> str | None:
+    """Why findings may be wrong: what is absent in a ledger may not have been read."""
     if check.absent_in is None:
         return None
     reasons = _reasons(case, check.absent_in)
     if reasons:
         return "what is missing may not have been read: " + "; ".join(reasons)
-    if check.absent_in in ("log", "later") and check.place == "source" and case.log is not None:
-        undecoded = case.engine.count("undecoded")
-        if undecoded >= total:
-            return f"{undecoded} records of the log could not be decoded; they may be what is missing"
     return None
 
 
@@ -164,9 +164,10 @@ def _reasons(case: Case, side: Side) -> list[str]:
 
 
 @cache
-def _witness_query(name: str, place: str | None, limit: int) -> Callable[[], Expr]:
+def _witness_query(name: str, also: tuple[str, ...], place: str | None, limit: int) -> Callable[[], Expr]:
     def query() -> Expr:
-        t = FINDINGS.filter(FINDINGS["name"] == name)
+        t = FINDINGS.filter(FINDINGS["name"].isin((name, *also)))
+        t = t.mutate(cause=ibis.cases((t["name"] != name, t["name"]), else_=t["cause"]))
         if place is not None:
             t = t.filter(t["place"] == place)
         order = ("cause", "commit_lsn", "xid", "seq", "topic", "partition", "offset")
@@ -189,7 +190,7 @@ _IMAGE_COLUMNS = ("expected_before", "expected_after", "found_before", "found_af
 
 
 def _witnesses(check: Check, case: Case) -> tuple[Witness, ...]:
-    rows = case.engine.rows(_witness_query(check.name, check.place, case.terms.witnesses))
+    rows = case.engine.rows(_witness_query(check.name, check.also, check.place, case.terms.witnesses))
     hashes = {row[name] for row in rows for name in _IMAGE_COLUMNS if row[name] is not None}
     case.engine.define_rows("wanted_images", {"hash": "binary"}, [(each,) for each in hashes])
     texts: dict[bytes, str] = {}

@@ -139,7 +139,7 @@ def repeat_tails() -> Expr:
 
 
 def repeat_findings(has_wal: bool) -> Expr:
-    """`resurrection` or `stale-overwrite` where the repetition is what remains of its key, else `duplicate-change`."""
+    """`duplicate-change`; where the repetition is what remains of its key, by `resurrection` or `stale-overwrite`."""
     again = saved("repeats", repeats, False)
     t = again.left_join(saved("repeat_tails", repeat_tails), ["table", "key"]).drop("table_right", "key_right")
     older = (t["last_at"] < t["top_at"]) | ((t["last_at"] == t["top_at"]) & (t["last_seq"] < t["top_seq"]))
@@ -169,14 +169,11 @@ def repeat_findings(has_wal: bool) -> Expr:
         (identical, ibis.literal("identical")),
         else_=ibis.literal("differs"),
     )
-    return finding(
-        t,
-        name,
-        repeat=repeat,
-        expected_after=t["top_after"],
-        found_before=t["before"],
-        found_after=t["after"],
-    )
+    images = {"expected_after": t["top_after"], "found_before": t["before"], "found_after": t["after"]}
+    named = finding(t, name, repeat=repeat, **images)
+    kind = ibis.cases((identical, ibis.literal("identical")), else_="differs")
+    also = finding(t.filter(remains), "duplicate-change", cause=name, repeat=kind, **images)
+    return ibis.union(named, also)
 
 
 # --- chains of a key ---------------------------------------------------------
