@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Components, endpoints, connectors, lag, memory."),
     "logs": ("logs", "The log of a component."),
     "psql": ("psql", "A prompt on the source database."),
+    "config": ("config", "Judge, write, explain and compare connector, worker and topic configs."),
     "schema": ("schema", "What a migration does to the pipeline, before it is run."),
     "dlq": ("dlq", "Dead letters: what couldn't be decoded, why, and how to send it on."),
     "doctor": ("doctor", "What this machine lacks, and how to get it."),

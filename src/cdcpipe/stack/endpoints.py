@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["CatalogEndpoint", "Endpoints", "PostgresEndpoint", "Role", "S3Endpoint", "Secret"]
 
@@ -70,8 +70,8 @@ class CatalogEndpoint:
 class Endpoints:
     """Everything a client needs to reach a running pipeline.
 
-    `registry` is the base of a Confluent-compatible API. `topics` maps a captured table (`schema.table`)
-    to its topic. `publication` is the publication that the source connector reads.
+    `registry_url` is the base of a Confluent-compatible API. `publication` is the publication that the source
+    connector reads; a table `schema.table` of `captured_schemas` lies in topic `<topic_prefix>.<schema>.<table>`.
     """
 
     postgres: PostgresEndpoint
@@ -84,4 +84,4 @@ class Endpoints:
     topic_prefix: str
     dead_letter_topic: str
     transaction_topic: str
-    topics: dict[str, str] = field(default_factory=dict)
+    captured_schemas: tuple[str, ...] = ("public", "cdcpipe")

@@ -210,8 +210,9 @@ def source(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlac
             "linger.ms": "5",
             "batch.size": "262144",
             "buffer.memory": "67108864",
-            # A killed task's open transaction blocks every read_committed reader for as long as this.
-            "transaction.timeout.ms": "15000",
+            # A transaction that outlasts this fails the task for good, while a killed task's is aborted by its
+            # successor at once: a bound for the worst case, not for recovery.
+            "transaction.timeout.ms": "60000",
             "max.request.size": "16777216",
         },
     )

@@ -67,7 +67,6 @@ _ODD_NAMES = (
     "\u202eright to left\u202c",
     "𝕬stral 𐍈",  # outside the basic plane
     "percent % and {braces}",
-    "__debezium_unavailable_value",  # a value that looks like Debezium's placeholder
 )
 _WORDS = (
     "steel",

@@ -33,8 +33,9 @@ class ConnectWorker(JavaProcess):
         config: WorkerConfig,
         secrets: Mapping[str, str],
         heap_mb: int,
+        aot: Path,
     ) -> None:
-        super().__init__("connect", version, folder, log_folder, heap_mb=heap_mb)
+        super().__init__("connect", version, folder, log_folder, heap_mb=heap_mb, aot=aot)
         self.port = port
         self._jars = jars
         self._config = config

@@ -33,8 +33,9 @@ class Broker(JavaProcess):
         log_folder: Path,
         cluster_id: str,
         heap_mb: int,
+        aot: Path,
     ) -> None:
-        super().__init__(f"kafka-{node}", version, folder, log_folder, heap_mb=heap_mb)
+        super().__init__(f"kafka-{node}", version, folder, log_folder, heap_mb=heap_mb, aot=aot)
         self.node = node
         self.port = cluster[node][0]
         self._cluster = dict(cluster)

@@ -229,6 +229,15 @@ class LocalProcess:
                 total += getattr(info, "pss", 0) or info.uss  # PSS is Linux only; elsewhere the unique set
         return total
 
+    def cpu_seconds(self) -> float:
+        """User and system time of its processes so far; 0 when it isn't running."""
+        total = 0.0
+        for process in self._own_processes():
+            with contextlib.suppress(psutil.Error):
+                used = process.cpu_times()
+                total += used.user + used.system
+        return total
+
     def log_tail(self, lines: int = 20) -> list[str]:
         for path in [*reversed(self.log_files()), self.log_folder / f"{self.name}.out"]:
             with contextlib.suppress(OSError):

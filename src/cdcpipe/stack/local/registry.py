@@ -34,8 +34,9 @@ class ApicurioRegistry(JavaProcess):
         database: str,
         role: Role,
         heap_mb: int,
+        aot: Path,
     ) -> None:
-        super().__init__("registry", version, folder, log_folder, heap_mb=heap_mb)
+        super().__init__("registry", version, folder, log_folder, heap_mb=heap_mb, aot=aot)
         self.port = port
         self._management_port = management_port
         self._home = home

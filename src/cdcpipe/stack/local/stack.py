@@ -28,6 +28,7 @@ from cdcpipe.stack.deploy import await_flow, deploy_connectors, ensure_topics, s
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, S3Endpoint
 from cdcpipe.stack.local.connect import ConnectWorker, make_plugin_folder, plugin_folder_name
 from cdcpipe.stack.local.database import prepare_databases
+from cdcpipe.stack.local.java import java_version
 from cdcpipe.stack.local.kafka import Broker
 from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.process import LocalProcess
@@ -115,6 +116,10 @@ class LocalStack:
     def memory_bytes(self) -> dict[str, int]:
         """Component -> proportional set size."""
         return {name: component.memory_bytes() for name, component in self.components.items()}
+
+    def plugin_versions(self) -> dict[str, str]:
+        """Bundle -> version of what Connect runs."""
+        return {name: self._bundles[name].version for name in ("debezium", "iceberg", "avro-converter")}
 
     # Up and down ----------------------------------------------------------------------------------
 
@@ -244,6 +249,9 @@ class LocalStack:
         self._store.folders(self._bundles.values())
         make_plugin_folder(self._store, self._bundle_path("kafka"), self._plugins())
 
+    def _aot(self, name: str, program: Path) -> Path:
+        return self._store.folder / "aot" / f"{name}-jdk{java_version()}-{program.name}.aot"
+
     def _components(self) -> Iterator[LocalProcess]:
         plan, credentials, jars = self.plan, self._credentials, self._bundle_path("kafka")
         endpoints, log = self.endpoints, self.folder / "log"
@@ -260,6 +268,7 @@ class LocalStack:
                 log_folder=log,
                 cluster_id=plan.cluster_id,
                 heap_mb=_HEAP["kafka"] if plan.brokers == 1 else 256,
+                aot=self._aot("kafka", jars),
             )
         admin_key, admin_secret = credentials.s3_admin
         yield SeaweedS3(
@@ -280,6 +289,7 @@ class LocalStack:
             database=f"127.0.0.1:{ports['postgres']}/registry",
             role=credentials.roles["registry"],
             heap_mb=_HEAP["registry"],
+            aot=self._aot("registry", self._bundle_path("registry")),
         )
         connect_folder = self.folder / "connect"
         secrets = ConnectWorker.secrets_file(connect_folder)
@@ -298,6 +308,7 @@ class LocalStack:
             ),
             secrets=secret_values(endpoints),
             heap_mb=_HEAP["connect"],
+            aot=self._aot("connect", jars),
         )
 
     # Servers --------------------------------------------------------------------------------------
