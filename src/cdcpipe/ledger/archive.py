@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
 from cdcpipe.errors import CdcpipeError, EvidenceError, StorageError
 from cdcpipe.ledger.avro import Wire
@@ -71,13 +74,19 @@ def read_iceberg(
     `begin` and `end` (hours, UTC) leave out files of other hours. The files are those of each table's current snapshot;
     a topic without a table has no rows. Deletes by row (an upserting sink) are refused: that is no archive of events.
     """
-    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
-
-    catalog = open_catalog(endpoints)
     bucket = Bucket(endpoints.s3)
+    with closing(open_catalog(endpoints)) as catalog:
+        wanted, prefixes, reasons = _plan(catalog, bucket, endpoints.s3.bucket, topics, _hours(begin, end))
+    return _read(folder, bucket, wanted, prefixes, catalogue, modes or Modes(), reasons, images)
+
+
+def _plan(
+    catalog: Catalog, bucket: Bucket, bucket_name: str, topics: Mapping[str, str], hours: str | None
+) -> tuple[list[Listed], list[str], list[str]]:
+    """The objects of the tables' snapshots, the prefixes that they lie under, and what is wrong with them."""
     wanted: list[Listed] = []
-    reasons: list[str] = []
     prefixes: list[str] = []
+    reasons: list[str] = []
     for topic in topics.values():
         try:
             table = catalog.load_table(topic)
@@ -85,21 +94,20 @@ def read_iceberg(
             continue
         except Exception as error:
             raise StorageError(f"the catalog refuses table {topic}: {error}") from error
-        prefix = _key(table.location(), endpoints.s3.bucket) + "/data/"
+        prefix = _key(table.location(), bucket_name) + "/data/"
         prefixes.append(prefix)
         listed = {each.name: each for each in bucket.list(prefix)}
-        hours = _hours(begin, end)
         scan = table.scan() if hours is None else table.scan(row_filter=hours)
         for task in scan.plan_files():
             if task.delete_files:
                 raise EvidenceError(f"table {topic} has delete files: a table of current rows can't be read as events")
-            name = _key(task.file.file_path, endpoints.s3.bucket)
+            name = _key(task.file.file_path, bucket_name)
             found = listed.get(name)
             if found is None:
                 reasons.append(f"object {name} is in the snapshot of {topic}, but not in the bucket")
             else:
                 wanted.append(found)
-    return _read(folder, bucket, wanted, prefixes, catalogue, modes or Modes(), reasons, images)
+    return wanted, prefixes, reasons
 
 
 def read_folders(

@@ -17,7 +17,7 @@ from cdcpipe.ledger.catalogue import Catalogue, Table, Type
 from cdcpipe.ledger.change import IMAGES, SCHEMA
 from cdcpipe.ledger.columns import Cell, Engine, image_sql, literal, strip_sql, unknown_sql
 from cdcpipe.ledger.rows import plain_hashes, widen_column
-from cdcpipe.ledger.wires import family_of_wire, payload_array, toast_sql, wire_sql
+from cdcpipe.ledger.wires import family_of_wire, payload_array, toast_mask, wire_sql
 
 __all__ = ["EnvelopeReader", "Envelopes"]
 
@@ -43,7 +43,6 @@ class _Frame:
 
     arrays: dict[str, pa.Array | pa.ChunkedArray]
     payloads: list[str] = field(default_factory=list)
-    toasts: list[str] = field(default_factory=list)
     unsupported: dict[str, list[str]] = field(default_factory=lambda: {"before": [], "after": []})
 
 
@@ -110,7 +109,7 @@ class EnvelopeReader:
             for side, flag in (("after", "has_after"), ("before", "has_before"))
             for text in frame.unsupported[side]
         ]
-        inner = ", ".join(["*", *frame.payloads, *frame.toasts])
+        inner = ", ".join(["*", *frame.payloads])
         middle = (
             f"SELECT *, CASE WHEN has_after THEN {after_image} END AS after_image, "
             f"CASE WHEN has_before THEN {image_sql(before)} END AS before_image, "
@@ -198,25 +197,17 @@ class EnvelopeReader:
                 raise EvidenceError(f"a value of column `{column}` has no canonical form: {error}") from error
             frame.arrays[label] = array
             payload = strip_sql(f"({label}::VARCHAR)") if pa.types.is_decimal(array.type) else label
-            if toasts is not None:
-                toast = f"{label}_toast"
-                frame.arrays[toast] = toasts
         else:
             frame.arrays[label] = values
-            condition = toast_sql(label, wire, family, self._modes)
-            if condition is not None and self._any(values, condition, label):
-                toast = f"{label}_toast"
-                frame.toasts.append(f"coalesce({condition}, false) AS {toast}")
+            toasts = toast_mask(values, wire, family, self._modes)
+            if toasts is not None:
                 # A placeholder is no value: what reads values must not see it.
-                payload = f"CASE WHEN NOT ({condition}) THEN {payload} END"
+                payload = f"CASE WHEN NOT {label}_toast THEN {payload} END"
+        if toasts is not None:
+            toast = f"{label}_toast"
+            frame.arrays[toast] = toasts
         frame.payloads.append(f"{payload} AS p{label}")
         return Cell(column, family, f"p{label}", values.null_count > missing, toast)
-
-    def _any(self, values: pa.Array, condition: str, label: str) -> bool:
-        answer = self._engine.query(
-            f"SELECT coalesce(bool_or({condition}), false) AS hit FROM probe", probe=pa.table({label: values})
-        )
-        return bool(answer["hit"][0].as_py())
 
     def _key(
         self, frame: _Frame, envelopes: Envelopes, table: Table | None, after: list[Cell], before: list[Cell]

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdcpipe.ledger import canonical
 from cdcpipe.ledger.avro import Wire
@@ -24,7 +25,7 @@ from cdcpipe.ledger.canonical import Modes, encode, family_of, scaled
 from cdcpipe.ledger.catalogue import Type
 from cdcpipe.ledger.columns import Engine, cut_sql, literal, strip_sql
 
-__all__ = ["family_of_wire", "is_toast", "payload", "payload_array", "toast_sql", "wire_of_arrow", "wire_sql"]
+__all__ = ["family_of_wire", "is_toast", "payload", "payload_array", "toast_mask", "wire_of_arrow", "wire_sql"]
 
 _DEBEZIUM: Final = "io.debezium."
 _CONNECT: Final = "org.apache.kafka.connect.data."
@@ -287,20 +288,23 @@ def _json_placeholder(placeholder: str) -> str:
     return json.dumps({placeholder: placeholder}, separators=(",", ":"))
 
 
-def toast_sql(x: str, wire: Wire, family: str, modes: Modes) -> str | None:
-    """The condition that column `x` is a placeholder; None where its form has none."""
+def toast_mask(values: pa.Array, wire: Wire, family: str, modes: Modes) -> pa.Array | None:
+    """Where a column of text or bytes has placeholders; None where it has none."""
     placeholder = modes.placeholder
+    written: list[str] | list[bytes]
     if wire.physical == "bytes" and family == "y":
-        return f"{x} = {literal(placeholder)}::BLOB"
-    if wire.physical != "string" or family not in ("s", "j", "y", "h"):
+        written = [placeholder.encode()]
+    elif wire.physical == "string" and family in ("s", "j", "y", "h"):
+        written = [placeholder]
+        if family == "y":
+            raw = placeholder.encode()
+            written += [raw.hex(), base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()]
+        if family in ("h", "j"):
+            written.append(_json_placeholder(placeholder))
+    else:
         return None
-    written = [placeholder]
-    if family == "y":
-        raw = placeholder.encode()
-        written += [raw.hex(), base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()]
-    if family in ("h", "j"):
-        written.append(_json_placeholder(placeholder))
-    return f"{x} IN ({', '.join(literal(each) for each in dict.fromkeys(written))})"
+    hits = pc.is_in(values, value_set=pa.array(written, values.type))
+    return hits if pc.any(hits).as_py() else None
 
 
 # --- a column ---------------------------------------------------------------------------------
