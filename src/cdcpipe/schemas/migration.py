@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cdcpipe.schemas.archive import ArchiveChange, archive_changes
@@ -248,10 +248,16 @@ class _Planner:
         return key_schema(table, self._prefix, self._modes)
 
     def _value(self, table: Table) -> ConnectSchema | None:
-        return envelope_schema(table, self._prefix, self._modes)
+        return envelope_schema(self._streamed(table), self._prefix, self._modes)
 
     def _row_of(self, table: Table) -> ConnectSchema:
-        return row_schema(table, "row", self._modes)
+        return row_schema(self._streamed(table), "row", self._modes)
+
+    def _streamed(self, table: Table) -> Table:
+        """What pgoutput sends of the table: generated columns only if the publication says so (PostgreSQL 18)."""
+        published = self._publication is not None and self._publication.generated
+        left_out = ("virtual",) if published else ("virtual", "stored")
+        return replace(table, columns=tuple(column for column in table.columns if column.generated not in left_out))
 
     def _row(self, table: Table | None) -> ConnectSchema | None:
         return None if table is None else self._row_of(table)
@@ -333,7 +339,8 @@ class _Planner:
             self._publication is not None and self._publication.generated
         ):
             notes.append(
-                "generated columns are in the schema and null in every streamed record, unless they are published"
+                "generated columns aren't streamed unless the publication says so; a snapshot has them, and a restart "
+                "may register the schema with them and then without"
             )
         return notes
 
