@@ -32,6 +32,9 @@ from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.stack.pipeline import SINK, SOURCE
 
+RUN = int(time.time()) % 100_000
+"""In the tables' names, so that the module can run again on a stack that is kept."""
+
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 
@@ -49,7 +52,7 @@ class Migration:
 
     @property
     def table(self) -> str:
-        return "m_" + self.name.replace("-", "_")
+        return f"m{RUN}_" + self.name.replace("-", "_")
 
     @property
     def captured(self) -> str:
