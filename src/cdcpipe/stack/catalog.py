@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from cdcpipe.errors import StorageError
 from cdcpipe.stack.endpoints import Endpoints
@@ -25,7 +27,11 @@ def open_catalog(endpoints: Endpoints) -> SqlCatalog:
         "s3.secret-access-key": None if s3.secret_access_key is None else str(s3.secret_access_key),
         "s3.endpoint": s3.url,
     }
-    return SqlCatalog(catalog.name, **{key: value for key, value in properties.items() if value is not None})
+    opened = SqlCatalog(catalog.name, **{key: value for key, value in properties.items() if value is not None})
+    # It has no way to be closed: without a pool, nothing stays open.
+    opened.engine.dispose()
+    opened.engine = create_engine(catalog.sqlalchemy_url(), poolclass=NullPool)
+    return opened
 
 
 def archived_offsets(endpoints: Endpoints, topic: str) -> dict[int, int]:

@@ -68,7 +68,10 @@ def set_compatibility(endpoints: Endpoints, mode: str) -> None:
 def deploy_connectors(
     endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces, *, timeout_seconds: float = 90
 ) -> None:
-    """Give Connect both connectors and wait until all their tasks run. Raises `ConnectError` with what failed."""
+    """Give Connect both connectors and wait until all their tasks run. Raises `ConnectError` with what failed.
+
+    A task that failed earlier, say while the registry was down, is restarted: Connect itself never does that.
+    """
     with ConnectClient(endpoints.connect_url, timeout_seconds=60) as client:
         deployed = client.connectors()
         for config in (
@@ -78,6 +81,8 @@ def deploy_connectors(
             name = config["name"]
             if name not in deployed or client.config(name) != config:  # the same config would restart its tasks
                 client.deploy(config)
+            elif client.status(name).failure:
+                client.restart(name, only_failed=True)
         for name in (SOURCE, SINK):
             client.wait_until_running(name, timeout_seconds=timeout_seconds)
 

@@ -74,6 +74,7 @@ class ConnectWorker(JavaProcess):
             "org.apache.kafka.common.config": "warn",
             "org.apache.kafka.connect.runtime.ConnectorConfig": "warn",
             "org.apache.kafka.connect.runtime.WorkerConfig": "warn",
+            "org.apache.kafka.connect.runtime.rest.RestServer": "warn",
             "org.reflections": "error",
             "org.eclipse.jetty": "warn",
             "org.glassfish.jersey": "error",

@@ -256,7 +256,9 @@ def _parent_pid(process: psutil.Process) -> int | None:
 
 def _tail(path: Path, lines: int) -> list[str]:
     with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 64 * 1024))
+        size = file.seek(0, os.SEEK_END)
+        begin = max(0, size - max(64 * 1024, 1024 * lines))
+        file.seek(begin)
         text = file.read().decode("utf-8", "replace")
-    return [line for line in text.splitlines() if line.strip()][-lines:]
+    found = text.splitlines()[1 if begin else 0 :]  # the first may be half a line
+    return [line for line in found if line.strip()][-lines:]

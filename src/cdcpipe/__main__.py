@@ -1,0 +1,5 @@
+"""`python -m cdcpipe` is `cdcpipe`."""
+
+from cdcpipe.cli import main
+
+main()
