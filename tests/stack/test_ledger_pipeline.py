@@ -102,6 +102,7 @@ def await_changes(read: Callable[[], Ledger], count: int) -> Ledger:
             got = ledger.manifest.counts["changes"]
             if got == count:
                 return ledger
+            got = f"{got} and {ledger.read('undecoded')['reason'].to_pylist()[:3]}"
         except EvidenceError as error:
             # The topic of a new table comes with its first change.
             got = error
@@ -299,7 +300,13 @@ def test_in_each_of_debeziums_modes_the_log_says_what_the_wal_says(
 
     from_log = await_changes(log, wal.manifest.counts["changes"])
     assert from_log.manifest.complete, from_log.manifest.reasons
-    assert differences(wal, from_log) == []
+    found = differences(wal, from_log)
+    if modes.time == "nanoseconds":
+        # 64 bits of nanoseconds end in 1677 and 2262: Debezium wraps around, and that must not pass for equal.
+        wrapped = [each for each in found if "3:ts" in each or "2:ts" in each]
+        assert found == wrapped != []
+    else:
+        assert found == []
     counted = {row["xid"]: row["event_count"] for row in wal.read("transactions").to_pylist()}
     told = [row for row in from_log.read("transactions").to_pylist() if row["status"] == "END"]
     assert {row["xid"]: row["event_count"] for row in told if row["xid"] in counted} == counted

@@ -71,6 +71,9 @@ def _value(value: Any, wire: Wire) -> Any:
             return [(key, _value(each, wire.element or Wire("string"))) for key, each in pairs]
         case "bytes":
             return base64.b64decode(value)
+        case "float" | "double":
+            # NaN and the infinities come as text.
+            return float(value)
         case _:
             return value
 
