@@ -19,9 +19,11 @@ __version__ = "0.1.0.dev0"
 # name -> module that defines it. Add a public name here and in `__all__`; a test compares the two.
 _EXPORTS: dict[str, str] = {
     "CdcpipeError": "cdcpipe.errors",
+    "Registry": "cdcpipe.schemas.registry",
+    "plan_evolution": "cdcpipe.schemas.migration",
 }
 
-__all__ = ["CdcpipeError", "__version__"]
+__all__ = ["CdcpipeError", "Registry", "__version__", "plan_evolution"]
 
 
 def __getattr__(name: str) -> Any:

@@ -402,7 +402,9 @@ def test_verdicts_equal_those_of_the_live_registry_in_all_modes(stack: LocalStac
     count: Counter[str] = Counter()
     wrong = []
     with Registry(stack.endpoints.registry_url) as registry:
-        for number in range(HISTORIES):
+        number = 0
+        while count["registered"] + count["refused"] < HISTORIES:
+            number += 1
             *past, new = _history(source)
             if any(judge.verdict(a, b).startswith("ERROR") for old in past for a, b in ((new, old), (old, new))):
                 count["java gives up"] += 1
@@ -434,7 +436,6 @@ def test_verdicts_equal_those_of_the_live_registry_in_all_modes(stack: LocalStac
             if ours != registered:
                 wrong.append((f"register {mode.value}", ours, registered, past, new))
     assert not wrong, (len(wrong), count, wrong[:2])
-    assert count["registered"] + count["refused"] >= HISTORIES * 0.9, count
     assert min(count["compatible"], count["incompatible"], count["registered"], count["refused"]) > HISTORIES // 10, (
         count
     )
