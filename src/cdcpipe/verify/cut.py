@@ -1,0 +1,518 @@
+"""State at a cut: is the archive, folded, equal to the tables as they were at one moment? Writers go on meanwhile.
+
+1. In one `REPEATABLE READ` transaction: take `pg_current_snapshot()`, then read the tables and hash each row in
+   canonical form (`read_state`).
+2. A marker committed after that has gone all the way (`settle`): everything visible in the snapshot is in the archive.
+3. Fold the archive by key, in the order of its offsets, only events whose transaction is *visible in that snapshot*,
+   and compare: first ranges of keys by count and digest, then the keys of ranges that differ (`compare_state`).
+
+Not by LSN: PostgreSQL's order of visibility is not the order of its commit records. Row locks are let go only after a
+transaction became visible, so the visible events of a key are a prefix of its history, and the fold is exact.
+
+- Snapshot rows (`r`) are state from before: they count if they were read before the cut.
+- TRUNCATE takes the table for itself, so within one table it is before or after each change by LSN. But it empties
+  the table for older snapshots too: a table that was truncated (or rewritten) between the snapshot and its reading is
+  `inconclusive`. Take another cut.
+- A changed primary key is a delete and a create.
+- A table without a key can't be folded: it is refused, with the reason.
+- A row whose last event holds an unchanged TOAST value is not known from the archive alone: it is counted as
+  `unresolved`, never as equal. REPLICA IDENTITY FULL avoids it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import ibis
+import psycopg
+import psycopg.sql
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from cdcpipe.errors import PostgresError, UsageError
+from cdcpipe.ledger import columns as ledger_columns
+from cdcpipe.ledger.canonical import Modes, family_of
+from cdcpipe.ledger.catalogue import Catalogue, Table
+from cdcpipe.ledger.columns import Cell, image_sql, literal, text_sql
+from cdcpipe.ledger.rows import plain_hashes
+from cdcpipe.stack.endpoints import PostgresEndpoint
+from cdcpipe.verify.engine import Engine
+from cdcpipe.verify.evidence import Evidence, LedgerLike
+from cdcpipe.verify.level import Level
+from cdcpipe.verify.outcome import Report, VerifiedThrough
+from cdcpipe.verify.sampling import parse_lsn
+from cdcpipe.verify.tables import ARCHIVE, CHANGE, Expr, bit_xor, digest_key, saved, toast
+from cdcpipe.verify.verdict import CheckResult, Image, Verdict, Witness
+
+__all__ = ["Snapshot", "StateRead", "compare_state", "read_state"]
+
+_CSV_BYTES: Final = 32 << 20
+_SESSION: Final = (
+    "SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET bytea_output = 'hex'; "
+    "SET lc_monetary = 'C'; SET extra_float_digits = 1"
+)
+_STATE: Final = {"table": "string", "key": "binary", "after": "binary"}
+_STATE_SCHEMA: Final = pa.schema([("table", pa.string()), ("key", pa.binary()), ("after", pa.binary(16))])
+_RANGE_BITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is visible at the cut: transactions below `xmin`, and those below `xmax` that are not in progress.
+
+    >>> Snapshot.parse("10:14:11,13", 0).sees(12)
+    True
+    """
+
+    xmin: int
+    xmax: int
+    in_progress: tuple[int, ...]
+    lsn: int
+    at: datetime | None = None
+
+    @classmethod
+    def parse(cls, text: str, lsn: int, at: datetime | None = None) -> Snapshot:
+        """Of `pg_current_snapshot()`'s text."""
+        xmin, xmax, rest = text.split(":")
+        return cls(int(xmin), int(xmax), tuple(int(each) for each in rest.split(",") if each), lsn, at)
+
+    def sees(self, xid: int) -> bool:
+        """Whether the transaction's work is visible."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.in_progress)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRead:
+    """The tables at the cut: a row hash a key, in Parquet `files`. `refused` says why a table was not read.
+
+    `rewritten` are tables that were truncated after the snapshot, so that what was read is not the cut.
+    """
+
+    snapshot: Snapshot
+    tables: tuple[str, ...]
+    rows: Mapping[str, int]
+    files: tuple[Path, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    rewritten: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def read_state(
+    endpoint: PostgresEndpoint,
+    folder: Path,
+    *,
+    publication: str | None = None,
+    tables: Iterable[str] | None = None,
+    modes: Modes | None = None,
+    role: str = "owner",
+    on_snapshot: Any = None,
+) -> StateRead:
+    """Read and hash the tables in one snapshot, into Parquet files in `folder`.
+
+    `tables` default to all of `publication`. `on_snapshot` is called once the snapshot is taken, before the tables are
+    read: a marker committed there has a head start. PostgresError when a table can't be read.
+    """
+    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = ledger_columns.Engine(threads=2)
+    try:
+        with psycopg.connect(endpoint.conninfo(role)) as connection:
+            connection.execute(_SESSION)
+            connection.commit()
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            row = connection.execute(
+                "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, clock_timestamp()"
+            ).fetchone()
+            assert row is not None
+            snapshot = Snapshot.parse(row[0], parse_lsn(row[1]) or 0, row[2])
+            if on_snapshot is not None:
+                on_snapshot(snapshot)
+            catalogue = Catalogue.read(connection, publication=publication)
+            wanted = _wanted(catalogue, tables)
+            return _read_tables(connection, engine, folder, catalogue, wanted, modes or Modes(), snapshot, start)
+    except psycopg.Error as error:
+        raise PostgresError(f"the tables can't be read: {str(error).strip()}") from error
+    finally:
+        engine.close()
+
+
+def _wanted(catalogue: Catalogue, tables: Iterable[str] | None) -> list[str]:
+    if tables is None:
+        return sorted(catalogue.tables)
+    wanted = list(dict.fromkeys(tables))
+    unknown = [name for name in wanted if name not in catalogue.tables]
+    if unknown:
+        raise UsageError(
+            f"no captured table is called {', '.join(f'`{name}`' for name in unknown)}",
+            hint=f"captured are: {', '.join(sorted(catalogue.tables)) or 'none'}",
+        )
+    return wanted
+
+
+def _read_tables(
+    connection: psycopg.Connection[Any],
+    engine: ledger_columns.Engine,
+    folder: Path,
+    catalogue: Catalogue,
+    wanted: Sequence[str],
+    modes: Modes,
+    snapshot: Snapshot,
+    start: float,
+) -> StateRead:
+    rows: dict[str, int] = {}
+    files: list[Path] = []
+    refused: dict[str, str] = {}
+    rewritten: list[str] = []
+    unsupported: list[str] = []
+    for number, name in enumerate(wanted):
+        table = catalogue.tables[name]
+        known = {column.name for column in table.columns if family_of(column.type, modes)}
+        if not table.key:
+            refused[name] = "it has no primary key, so its archive can't be folded to rows"
+            continue
+        if not known.issuperset(table.key):
+            refused[name] = "its primary key has a type without a canonical form"
+            continue
+        unsupported += [
+            f"{name}: `{each.name}` ({each.type}) has no canonical form and was not compared"
+            for each in table.columns
+            if each.name not in known
+        ]
+        path = folder / f"{number:04d}.parquet"
+        rows[name] = _read_table(connection, engine, table, modes, path)
+        files.append(path)
+        if connection.execute(_REWRITTEN, {"table": _quoted(name)}).fetchone():
+            rewritten.append(name)
+    return StateRead(
+        snapshot=snapshot,
+        tables=tuple(rows),
+        rows=rows,
+        files=tuple(files),
+        refused=refused,
+        rewritten=tuple(rewritten),
+        unsupported=tuple(unsupported),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _quoted(name: str) -> str:
+    """`schema.table` as `::regclass` reads it."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
+
+
+# pg_class is read in our snapshot, pg_relation_filenode() tells the file of now.
+_REWRITTEN: Final = """
+SELECT 1 FROM pg_class c
+WHERE c.oid IN (SELECT relid FROM pg_partition_tree(%(table)s::regclass) UNION SELECT %(table)s::regclass)
+  AND c.relkind = 'r' AND c.relfilenode <> pg_relation_filenode(c.oid)
+LIMIT 1
+"""
+
+
+def _read_table(
+    connection: psycopg.Connection[Any], engine: ledger_columns.Engine, table: Table, modes: Modes, path: Path
+) -> int:
+    """Hash every row of `table` into `path`; gives their number. Text goes from COPY to Arrow, never to Python."""
+    shown = [column for column in table.columns if family_of(column.type, modes)]
+    schema, _, name = table.name.partition(".")
+    names = psycopg.sql.SQL(", ").join(psycopg.sql.Identifier(column.name) for column in shown)
+    query = psycopg.sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv)").format(
+        names, psycopg.sql.Identifier(schema, name)
+    )
+    cells = []
+    for number, column in enumerate(shown):
+        family = family_of(column.type, modes)
+        assert family is not None
+        cells.append(Cell(column.name, family, text_sql(engine, f"c{number}", column.type, modes)))
+    payloads = ", ".join(f"{cell.payload} AS p{number}" for number, cell in enumerate(cells))
+    placed = [cell.at(f"p{number}") for number, cell in enumerate(cells)]
+    key = image_sql([cell for cell in placed if cell.name in table.key])
+    sql = (
+        f'SELECT {literal(table.name)} AS "table", encode({key}) AS key, md5_number({image_sql(placed)}) AS after, '
+        f"NULL::HUGEINT AS before FROM (SELECT {payloads} FROM frame)"
+    )
+    count = 0
+    with pq.ParquetWriter(path, _STATE_SCHEMA, compression="zstd", compression_level=1) as writer:
+        for frame in _frames(connection, query, len(shown)):
+            hashed = plain_hashes(engine.query(sql, frame=frame))
+            writer.write_table(hashed.select(_STATE_SCHEMA.names).cast(_STATE_SCHEMA))
+            count += frame.num_rows
+    return count
+
+
+def _frames(connection: psycopg.Connection[Any], query: psycopg.sql.Composed, width: int) -> Iterable[pa.Table]:
+    names = [f"c{number}" for number in range(width)]
+    waiting: list[bytes] = []
+    size = 0
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        for data in copy:
+            block = bytes(data)
+            waiting.append(block)
+            size += len(block)
+            if size >= _CSV_BYTES:
+                yield _parse(b"".join(waiting), names)
+                waiting, size = [], 0
+    if waiting:
+        yield _parse(b"".join(waiting), names)
+
+
+def _parse(block: bytes, names: list[str]) -> pa.Table:
+    # In CSV, COPY writes null as nothing and an empty string as "".
+    return pacsv.read_csv(
+        pa.BufferReader(block),
+        read_options=pacsv.ReadOptions(column_names=names, block_size=max(len(block), 1)),
+        parse_options=pacsv.ParseOptions(newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+# --- the fold ------------------------------------------------------------------
+
+STATE: Final = ibis.table(_STATE, name="state")
+CUT: Final = ibis.table({"xmin": "int64", "xmax": "int64", "cut_lsn": "int64"}, name="cut_snapshot")
+IN_PROGRESS: Final = ibis.table({"xid": "int64"}, name="cut_in_progress")
+ASKED: Final = ibis.table({"table": "string"}, name="cut_tables")
+
+
+def visible() -> Expr:
+    """Events of the archive whose transaction is visible in the snapshot, of the tables that are compared."""
+    t = ARCHIVE.semi_join(ASKED, "table").cross_join(CUT)
+    running = IN_PROGRESS.select(running_xid="xid")
+    t = t.left_join(running, t["xid"] == running["running_xid"])
+    seen = (t["xid"] < t["xmin"]) | ((t["xid"] < t["xmax"]) & t["running_xid"].isnull())
+    # A row that was read by a snapshot has no transaction of its own.
+    read = (t["op"] == "r") & ~(t["lsn"] > t["cut_lsn"]).fill_null(False)
+    return t.filter(ibis.cases((t["op"] == "r", read), else_=seen).fill_null(False))
+
+
+def folded() -> Expr:
+    """What the archive says the tables hold: the last event of each key, unless that deleted it."""
+    t = visible()
+    emptied = t.filter(t["op"] == "t").group_by(e_table=ibis._["table"]).agg(emptied_lsn=ibis._["lsn"].max())
+    t = t.filter(t["key"].notnull(), t["op"].isin(("c", "u", "d", "r")))
+    # Null has no place in argmax: an absent image is an empty one.
+    nothing = ibis.literal(b"", "binary")
+    t = t.mutate(image=ibis.coalesce(t["after"], nothing), hole=toast(t["unknown"]))
+    last = t.group_by("table", "key").agg(
+        **{
+            name: t[name].argmax(t["offset"])
+            for name in ("op", "lsn", "image", "hole", "xid", "topic", "partition", "object", "committed_at")
+        },
+        offset=t["offset"].max(),
+    )
+    last = last.left_join(emptied, last["table"] == emptied["e_table"])
+    gone = (last["op"] == "d") | (last["lsn"] < last["emptied_lsn"]).fill_null(False)
+    return last.filter(~gone).drop("e_table", "emptied_lsn")
+
+
+def _range(t: Expr) -> Expr:
+    return digest_key(t["table"], t["key"]) >> (64 - _RANGE_BITS)
+
+
+def ranges() -> Expr:
+    """Ranges of keys (by hash) in which table and archive differ, or of which the archive doesn't know a value."""
+
+    def reduced(t: Expr, image: str) -> Expr:
+        t = t.mutate(part=_range(t), row=digest_key(t["key"].cast("string"), t[image]))
+        return t.group_by("table", "part").agg(n=t.count(), x=bit_xor(t["row"]))
+
+    both = reduced(STATE, "after").outer_join(reduced(saved("folded", folded), "image"), ["table", "part"])
+    same = both["n"].identical_to(both["n_right"]) & both["x"].identical_to(both["x_right"])
+    both = both.filter(~same)
+    return both.select(
+        table=ibis.coalesce(both["table"], both["table_right"]), part=ibis.coalesce(both["part"], both["part_right"])
+    )
+
+
+def divergences() -> Expr:
+    """Keys at which they differ: `kind` is `missing` (in the archive), `extra`, `differs`, `unresolved`."""
+    parts = saved("ranges", ranges)
+    s = STATE.mutate(part=_range(STATE)).semi_join(parts, ["table", "part"])
+    s = s.select(s_table="table", s_key="key", expected_after="after")
+    f = saved("folded", folded)
+    f = f.mutate(part=_range(f)).semi_join(parts, ["table", "part"]).drop("part")
+    both = s.join(f, [s["s_table"] == f["table"], s["s_key"] == f["key"]], how="outer")
+    kind = ibis.cases(
+        (both["key"].isnull(), "missing"),
+        (both["s_key"].isnull(), "extra"),
+        (both["hole"].fill_null(False), "unresolved"),
+        else_="differs",
+    )
+    both = both.mutate(kind=kind)
+    both = both.filter((both["kind"] != "differs") | (both["expected_after"] != both["image"]))
+    return both.mutate(
+        table=ibis.coalesce(both["table"], both["s_table"]), key=ibis.coalesce(both["key"], both["s_key"])
+    )
+
+
+def _by_kind() -> Expr:
+    t = saved("divergences", divergences)
+    return t.group_by("table", "kind").agg(n=t.count()).order_by("table", "kind")
+
+
+def _telling() -> Expr:
+    t = saved("divergences", divergences)
+    return t.filter(t["kind"] != "unresolved").order_by("table", "key").limit(20)
+
+
+def _foldable() -> Expr:
+    t = ARCHIVE.semi_join(ASKED, "table")
+    return t.group_by("table").agg(n=t.count())
+
+
+_NOTES: Final = {
+    "missing": "in the table, not in the archive",
+    "extra": "in the archive, not in the table",
+    "differs": "another row in the archive",
+}
+
+
+def compare_state(
+    state: StateRead,
+    archive: LedgerLike,
+    *,
+    reached: bool = True,
+    waiting_for: str = "",
+    memory_limit: str = "1500MB",
+    threads: int = 2,
+    temp_folder: Path | None = None,
+) -> Report:
+    """Fold `archive` up to the cut and compare it with `state`. One `cut-divergence` result a table.
+
+    `reached` is False when the archive had not settled: what it lacks is then no divergence, and the answer is open.
+    """
+    start = time.perf_counter()
+    evidence = Evidence.of(archive, "archive")
+    assert evidence is not None
+    kinds: dict[str, dict[str, int]] = {}
+    telling: list[dict[str, Any]] = []
+    with Engine(memory_limit=memory_limit, threads=threads, temp_folder=temp_folder) as engine:
+        engine.define("archive", CHANGE, evidence.changes)
+        engine.define("state", _STATE, state.files)
+        snapshot = state.snapshot
+        engine.define_rows("cut_snapshot", _kinds(CUT), [(snapshot.xmin, snapshot.xmax, snapshot.lsn)])
+        engine.define_rows("cut_in_progress", _kinds(IN_PROGRESS), [(xid,) for xid in snapshot.in_progress])
+        engine.define_rows("cut_tables", _kinds(ASKED), [(name,) for name in state.tables])
+        events = {row["table"]: row["n"] for row in engine.rows(_foldable)}
+        engine.save("folded", folded)
+        if engine.save("ranges", ranges):
+            engine.save("divergences", divergences)
+            for row in engine.rows(_by_kind):
+                kinds.setdefault(row["table"], {})[row["kind"]] = row["n"]
+            telling = engine.rows(_telling)
+    doubts = [*evidence.reasons]
+    if not reached:
+        doubts.append(f"the pipeline had not settled: still waiting for {waiting_for or 'the watermark'}")
+    results = [_result(name, state, events.get(name, 0), kinds.get(name, {}), telling, doubts) for name in state.tables]
+    results += [_refused(name, why) for name, why in state.refused.items()]
+    report = Report(
+        mode="state",
+        level=Level.EXACTLY_ONCE,
+        results=tuple(results),
+        notes=(*state.unsupported, *(f"{name} was not compared: {why}" for name, why in state.refused.items())),
+        made_at=datetime.now(UTC),
+        seconds=state.seconds + time.perf_counter() - start,
+        facts={
+            "rows": sum(state.rows.values()),
+            "tables": dict(state.rows),
+            "snapshot": f"{snapshot.xmin}:{snapshot.xmax}:{','.join(map(str, snapshot.in_progress))}",
+            "read_seconds": round(state.seconds, 3),
+            "compare_seconds": round(time.perf_counter() - start, 3),
+        },
+    )
+    if report.verdict is Verdict.PASS:
+        through = VerifiedThrough(snapshot.xmax - 1, snapshot.lsn, snapshot.at)
+        report = replace(report, verified_through=through)
+    return report
+
+
+def _kinds(table: Expr) -> dict[str, str]:
+    return {name: str(kind) for name, kind in table.schema().items()}
+
+
+_CLAIM = "The archive of {table}, folded up to the cut, has exactly the rows that the table had then."
+_NOT_PROVEN = (
+    "That every intermediate change was archived (that is for the events mode), and columns without a canonical form."
+)
+
+
+def _result(
+    name: str,
+    state: StateRead,
+    events: int,
+    kinds: Mapping[str, int],
+    telling: Sequence[Mapping[str, Any]],
+    doubts: Sequence[str],
+) -> CheckResult:
+    found = sum(n for kind, n in kinds.items() if kind != "unresolved")
+    unresolved = kinds.get("unresolved", 0)
+    verdict, reason = Verdict.PASS, None
+    if name in state.rewritten:
+        verdict = Verdict.INCONCLUSIVE
+        reason = f"{name} was truncated or rewritten after the snapshot, before it was read; take another cut"
+    elif doubts:
+        verdict, reason = Verdict.INCONCLUSIVE, "; ".join(doubts)
+    elif found:
+        verdict = Verdict.FAIL
+    elif not events and not state.rows[name]:
+        verdict, reason = Verdict.INCONCLUSIVE, "the table is empty and so is its archive"
+    elif unresolved:
+        verdict = Verdict.INCONCLUSIVE
+        reason = f"the last event of {unresolved} rows holds an unchanged TOAST value; REPLICA IDENTITY FULL avoids it"
+    return CheckResult(
+        name="cut-divergence",
+        group="state",
+        claim=_CLAIM.format(table=name),
+        not_proven=_NOT_PROVEN,
+        verdict=verdict,
+        found=found,
+        looked_at=state.rows[name],
+        counts={"rows": state.rows[name], "events": events, **kinds},
+        witnesses=tuple(_witness(row) for row in telling if row["table"] == name),
+        reason=reason,
+    )
+
+
+def _refused(name: str, why: str) -> CheckResult:
+    return CheckResult(
+        "cut-divergence",
+        "state",
+        _CLAIM.format(table=name),
+        _NOT_PROVEN,
+        Verdict.INCONCLUSIVE,
+        applies=False,
+        reason=why,
+    )
+
+
+def _witness(row: Mapping[str, Any]) -> Witness:
+    expected, found = row["expected_after"], row["image"]
+    committed = row["committed_at"]
+    return Witness(
+        note=_NOTES[row["kind"]],
+        table=row["table"],
+        key=bytes(row["key"]).decode(errors="backslashreplace"),
+        op=row["op"],
+        xid=row["xid"],
+        lsn=row["lsn"],
+        topic=row["topic"],
+        partition=row["partition"],
+        offset=row["offset"],
+        object=row["object"],
+        committed_at=None if committed is None else datetime.fromtimestamp(committed / 1e6, UTC),
+        expected=None if expected is None else {"after": Image(bytes(expected).hex())},
+        found=None if not found else {"after": Image(bytes(found).hex())},
+    )
