@@ -301,7 +301,11 @@ def test_in_each_of_debeziums_modes_the_log_says_what_the_wal_says(
     from_log = await_changes(log, wal.manifest.counts["changes"])
     assert from_log.manifest.complete, from_log.manifest.reasons
     found = differences(wal, from_log)
-    if modes.time == "nanoseconds":
+    if modes.time == "isostring":
+        # 24:00 has no ISO form in Java: Debezium writes 00:00, and that must not pass for equal.
+        assert len(found) == 2
+        assert all("2:tmt11:86400000000" in each and "2:tmt1:0" in each for each in found)
+    elif modes.time == "nanoseconds":
         # 64 bits of nanoseconds end in 1677 and 2262: Debezium wraps around, and that must not pass for equal.
         wrapped = [each for each in found if "3:ts" in each or "2:ts" in each]
         assert found == wrapped != []

@@ -126,6 +126,8 @@ class WalWitness:
         self._cursor = pgoutput.Cursor()
         self._tables: dict[str, Table] = {}
         self._begin_lsn = 0
+        self._may_mark = True
+        self._marked_lsn = 0
         self._ledger: Ledger | None = None
 
     def __enter__(self) -> Self:
@@ -306,6 +308,7 @@ class WalWitness:
             stopping = self._stopping.is_set()
             target = self._target if stopping and self._target is not None else self._flushed_lsn()
             self._measure(target)
+            began = time.monotonic()
             read = self._batch(pool, target) if target > self._position else 0
             if read >= self._batch_changes:
                 # The batch was full: there may be more below the same target.
@@ -314,7 +317,22 @@ class WalWitness:
             self._measure(target)
             if stopping:
                 return
-            self._stopping.wait(self._poll_seconds)
+            # Each call decodes again from the slot's restart_lsn: a witness that asked all the time would be a load.
+            self._mark(target)
+            self._stopping.wait(max(self._poll_seconds, 4 * (time.monotonic() - began)))
+
+    def _mark(self, lsn: int) -> None:
+        """Let the slot's restart_lsn move on: it only can at a record of the running transactions.
+
+        PostgreSQL writes one every 15 s. Where the role may (EXECUTE on pg_log_standby_snapshot, PostgreSQL 16), one is
+        written after each 4 MB of WAL.
+        """
+        if self._may_mark and lsn - self._marked_lsn > 4 << 20:
+            try:
+                self._side.execute("SELECT pg_log_standby_snapshot()")
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):
+                self._may_mark = False
+            self._marked_lsn = lsn
 
     def _batch(self, pool: ThreadPoolExecutor, target: int) -> int:
         pending: Future[None] | None = None
