@@ -108,6 +108,24 @@ def test_the_archive_is_told_what_is_rounded() -> None:
     assert "rounded to 2 digits" in found.tables[0].archive[0].text
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "action"),
+    [
+        ("int", "bigint", "widen"),
+        ("real", "double precision", "widen"),
+        ("bigint", "int", "convert"),
+        ("double precision", "numeric(12,2)", "lossy"),
+        ("text", "int", "convert"),
+        ("int", "text", "fragile"),
+        ("timestamp(3)", "timestamp(6)", "lossy"),
+        ("int", "int[]", "fragile"),
+    ],
+)
+def test_the_archive_of_a_changed_type(old: str, new: str, action: str) -> None:
+    found = plan(f"ALTER TABLE t ALTER n TYPE {new}", Mode.NONE, ddl=f"CREATE TABLE t (id int PRIMARY KEY, n {old})")
+    assert [change.action for change in found.tables[0].archive] == [action]
+
+
 def test_partitions_follow_their_parent() -> None:
     ddl = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);"
     ddl += "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9);"

@@ -14,7 +14,7 @@ from cdcpipe.schemas.connect_types import ConnectField, ConnectSchema
 
 __all__ = ["ArchiveChange", "archive_changes", "archive_type"]
 
-Action = Literal["add", "keep", "widen", "optional", "convert", "lossy", "stop"]
+Action = Literal["add", "keep", "widen", "optional", "convert", "lossy", "fragile", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class ArchiveChange:
     """What happens to one column of the archive.
 
     `action`: `add`ed; `keep`: it stays, null in new rows; `widen`ed; made `optional`; values are `convert`ed to the
-    type that is there; `lossy`: and lose something or mean something else without a word; `stop`: and stop the sink.
+    type that is there; `lossy`: and lose something or mean something else without a word; `fragile`: and the first
+    that doesn't fit stops the sink; `stop`: the next record stops it.
     """
 
     column: str
@@ -32,7 +33,7 @@ class ArchiveChange:
     @property
     def harmful(self) -> bool:
         """Whether archived data are wrong or missing afterwards."""
-        return self.action in ("lossy", "stop")
+        return self.action in ("lossy", "fragile", "stop")
 
 
 _SIMPLE: Final = {
@@ -153,5 +154,5 @@ def _converted(name: str, was: str, becomes: str) -> ArchiveChange:
         return ArchiveChange(name, "lossy", f"stays {was}: {becomes} is cut to it")
     if kind == "decimal" and other in _NUMBERS:
         return ArchiveChange(name, "convert", f"stays {was}")
-    text = f"stays {was}, and {becomes} can't be written to it: the sink stops at the first value that doesn't fit"
-    return ArchiveChange(name, "stop", text)
+    text = f"stays {was}: {becomes} is read as that, and the first value that can't be stops the sink"
+    return ArchiveChange(name, "fragile", text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cdcpipe.schemas.catalog import Catalog, Publication
 from cdcpipe.schemas.compatibility import Mode
-from cdcpipe.schemas.ddl import AEL, Effect
+from cdcpipe.schemas.effect import AEL, Effect
 from cdcpipe.schemas.table import Table
 
 __all__ = ["Hazard", "hazards_of", "safer_steps"]

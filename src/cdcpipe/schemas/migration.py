@@ -20,7 +20,8 @@ from cdcpipe.schemas.avro import Schema, parse
 from cdcpipe.schemas.catalog import Catalog, Publication
 from cdcpipe.schemas.compatibility import Conflict, Incompatibility, Mode, Verdict, check, misreadings, problems
 from cdcpipe.schemas.connect_types import ConnectSchema, to_avro
-from cdcpipe.schemas.ddl import Effect, Statement, apply, statements
+from cdcpipe.schemas.ddl import Statement, apply, statements
+from cdcpipe.schemas.effect import STRENGTH, Effect
 from cdcpipe.schemas.hazards import Hazard, hazards_of, safer_steps
 from cdcpipe.schemas.table import Table
 from cdcpipe.schemas.types import Modes, envelope_schema, key_schema, oddities, row_schema
@@ -45,8 +46,6 @@ class Step:
     @property
     def lock(self) -> str:
         """The strongest lock, empty for none."""
-        from cdcpipe.schemas.ddl import STRENGTH
-
         return max((effect.lock for effect in self.effects), key=STRENGTH.index, default="")
 
 
