@@ -61,6 +61,7 @@ def test_a_verdict_is_had_without_registering(registry: Registry, subject: str) 
     registry.register(subject, ONE)
     verdict = registry.test(subject, BAD)
     assert not verdict.compatible
+    assert any("a: int can't be read as string" in message for message in verdict.messages)
     assert registry.test(subject, TWO).compatible
     assert len(registry.versions(subject)) == 1
 

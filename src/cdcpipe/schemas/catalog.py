@@ -11,7 +11,7 @@ from cdcpipe.schemas.table import Column, PgType, Table, UniqueIndex
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Catalog", "Publication"]
+__all__ = ["Catalog", "Publication", "streamed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,13 @@ class Publication:
     def has(self, table: Table) -> bool:
         """Whether changes of `table` are published."""
         return self.all_tables or table.full_name in self.tables or table.schema in self.schemas
+
+
+def streamed(table: Table, publication: Publication | None) -> Table:
+    """What pgoutput sends of the table: generated columns only if the publication says so (PostgreSQL 18)."""
+    published = publication is not None and publication.generated
+    left_out = ("virtual",) if published else ("virtual", "stored")
+    return replace(table, columns=tuple(column for column in table.columns if column.generated not in left_out))
 
 
 @dataclass(slots=True)

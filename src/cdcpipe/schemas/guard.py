@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cdcpipe.schemas.avro import parse
-from cdcpipe.schemas.catalog import Catalog
+from cdcpipe.schemas.catalog import Catalog, streamed
 from cdcpipe.schemas.compatibility import Mode, check
 from cdcpipe.schemas.connect_types import to_avro
 from cdcpipe.schemas.types import Modes, envelope_schema, key_schema
@@ -61,7 +61,7 @@ def inspect(
             continue
         parts: tuple[tuple[Literal["key", "value"], object], ...] = (
             ("key", key_schema(table, prefix, modes)),
-            ("value", envelope_schema(table, prefix, modes)),
+            ("value", envelope_schema(streamed(table, published), prefix, modes)),
         )
         for part, schema in parts:
             subject = f"{prefix}.{name}-{part}"

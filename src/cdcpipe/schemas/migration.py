@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cdcpipe.schemas.archive import ArchiveChange, archive_changes
 from cdcpipe.schemas.avro import Schema, parse
-from cdcpipe.schemas.catalog import Catalog, Publication
+from cdcpipe.schemas.catalog import Catalog, Publication, streamed
 from cdcpipe.schemas.compatibility import Conflict, Incompatibility, Mode, Verdict, check, misreadings, problems
 from cdcpipe.schemas.connect_types import ConnectSchema, to_avro
 from cdcpipe.schemas.ddl import Statement, apply, statements
@@ -247,16 +247,10 @@ class _Planner:
         return key_schema(table, self._prefix, self._modes)
 
     def _value(self, table: Table) -> ConnectSchema | None:
-        return envelope_schema(self._streamed(table), self._prefix, self._modes)
+        return envelope_schema(streamed(table, self._publication), self._prefix, self._modes)
 
     def _row_of(self, table: Table) -> ConnectSchema:
-        return row_schema(self._streamed(table), "row", self._modes)
-
-    def _streamed(self, table: Table) -> Table:
-        """What pgoutput sends of the table: generated columns only if the publication says so (PostgreSQL 18)."""
-        published = self._publication is not None and self._publication.generated
-        left_out = ("virtual",) if published else ("virtual", "stored")
-        return replace(table, columns=tuple(column for column in table.columns if column.generated not in left_out))
+        return row_schema(streamed(table, self._publication), "row", self._modes)
 
     def _row(self, table: Table | None) -> ConnectSchema | None:
         return None if table is None else self._row_of(table)

@@ -1,14 +1,13 @@
 """A schema registry with Confluent's API: Confluent's own, and Apicurio's at `/apis/ccompat/v7`.
 
-A thin typed layer on confluent-kafka's client. What is different between the two servers, as tested here:
+A thin typed layer on confluent-kafka's client. What is particular about Apicurio 3.3.3, seen in the tests:
 
-| | Confluent | Apicurio 3.3 |
-| --- | --- | --- |
-| the same schema again | the same id and version | the same |
-| compatibility test of a subject that isn't there | 404, code 40401 | taken as compatible |
-| a subject's mode that was never set | 404, code 40408 | 404 |
-| messages of a compatibility test | with `verbose=true` | with `verbose=true`, in other words |
-| deleted versions | can be listed | can't |
+- a compatibility test with `verbose=true` says no more than yes or no. `Registry.test` then gives our own sentences;
+- a compatibility test of a subject that isn't there is 404 against all versions, and "compatible" against the latest;
+- a refused registration is 409 with the code 409, and its message names union branches instead of columns;
+- text that is no schema is 422 with the code 42201.
+
+Confluent's own server could not be run where this was written: what is said of its API is its documentation's.
 
 The wire format is one byte 0, four bytes of schema id, big-endian, then the payload.
 """
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from cdcpipe.errors import EvidenceError, RegistryError, Transient
 from cdcpipe.schemas.avro import Schema as Tree
 from cdcpipe.schemas.avro import parse
-from cdcpipe.schemas.compatibility import Mode
+from cdcpipe.schemas.compatibility import Mode, check
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -74,7 +73,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Compatibility:
-    """The registry's own verdict, with its messages."""
+    """The registry's own verdict. `messages` are its reasons, or ours where it gives none."""
 
     compatible: bool
     messages: tuple[str, ...]
@@ -229,4 +228,11 @@ class Registry:
             if error.status == 404:  # nothing to be compatible with
                 return Compatibility(True, ())
             raise
-        return Compatibility(bool(answer["is_compatible"]), tuple(map(str, answer.get("messages") or ())))
+        messages = tuple(map(str, answer.get("messages") or ()))
+        compatible = bool(answer["is_compatible"])
+        return Compatibility(compatible, messages if messages or compatible else self._reasons(subject, body["schema"]))
+
+    def _reasons(self, subject: str, schema: str) -> tuple[str, ...]:
+        history = [parse(text) for text in self.history(subject)]
+        conflicts = check(parse(schema), history, self.mode(subject)).conflicts
+        return tuple(dict.fromkeys(conflict.sentence for conflict in conflicts))
