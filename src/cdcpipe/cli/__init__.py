@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Components, endpoints, connectors, lag, memory."),
     "logs": ("logs", "The log of a component."),
     "psql": ("psql", "A prompt on the source database."),
+    "verify": ("verify", "Prove that every change arrived, or that the archive equals the tables now."),
     "config": ("config", "Judge, write, explain and compare connector, worker and topic configs."),
     "schema": ("schema", "What a migration does to the pipeline, before it is run."),
     "dlq": ("dlq", "Dead letters: what couldn't be decoded, why, and how to send it on."),

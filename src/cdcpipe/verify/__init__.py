@@ -4,6 +4,10 @@
     report = verify.events(wal="…/wal", log="…/log", archive="…/archive", level="exactly_once")
     report.verdict, report.anomalies, report["lost-change"].witnesses
 
+    verify.events_of(endpoints, seconds=60)      # the same for a running pipeline: what happens from now on
+    verify.state(endpoints)                      # is the archive equal to the tables, right now?
+    verify.judge_run("runs/latest")              # an old run again, by this release's checks
+
 **The model.** A ledger is the same table seen at three places: what PostgreSQL committed (`wal`), what the topics
 hold (`log`), what the files hold (`archive`). A change is `(xid, seq)`, a record `(topic, partition, offset)`. wal
 and log are compared change by change, log and archive record by record, and the log is read in its own order, by
@@ -38,10 +42,24 @@ if TYPE_CHECKING:
     from cdcpipe.verify.evidence import Cut, Evidence
     from cdcpipe.verify.judge import events
     from cdcpipe.verify.level import Level
+    from cdcpipe.verify.live import events_of, judge_run, state, verified_through
     from cdcpipe.verify.outcome import Report
     from cdcpipe.verify.verdict import CheckResult, Verdict, Witness
 
-__all__ = ["CheckResult", "Cut", "Evidence", "Level", "Report", "Verdict", "Witness", "events"]
+__all__ = [
+    "CheckResult",
+    "Cut",
+    "Evidence",
+    "Level",
+    "Report",
+    "Verdict",
+    "Witness",
+    "events",
+    "events_of",
+    "judge_run",
+    "state",
+    "verified_through",
+]
 
 _EXPORTS = {
     "CheckResult": "verdict",
@@ -52,6 +70,10 @@ _EXPORTS = {
     "Verdict": "verdict",
     "Witness": "verdict",
     "events": "judge",
+    "events_of": "live",
+    "judge_run": "live",
+    "state": "live",
+    "verified_through": "live",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal, Self, TypeAlias
 
 import pyarrow as pa
 
-from cdcpipe.errors import UsageError
+from cdcpipe.errors import EvidenceError, UsageError
 from cdcpipe.ledger.change import SIDE_TABLES
 from cdcpipe.ledger.store import Kind, Ledger, Manifest
 from cdcpipe.verify.level import Level
@@ -69,6 +70,30 @@ class Cut:
     reached: bool = True
     waited_seconds: float = 0.0
     waiting_for: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write it beside the ledgers (`ledgers/cut.json` of a run), so that the run can be judged again."""
+        offsets = [[topic, partition, offset] for (topic, partition), offset in sorted(self.offsets.items())]
+        content = {
+            "schema": "cdcpipe.cut/1",
+            "commit_lsn": self.commit_lsn,
+            "offsets": offsets,
+            "reached": self.reached,
+            "waited_seconds": round(self.waited_seconds, 3),
+            "waiting_for": self.waiting_for,
+        }
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The way back. EvidenceError when the file holds no cut."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            offsets = {(str(topic), int(partition)): int(offset) for topic, partition, offset in raw["offsets"]}
+            lsn = None if raw["commit_lsn"] is None else int(raw["commit_lsn"])
+            return cls(lsn, offsets, bool(raw["reached"]), float(raw["waited_seconds"]), str(raw["waiting_for"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(f"{path} holds no cut: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

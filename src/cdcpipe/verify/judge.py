@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import ibis
 
+from cdcpipe.errors import EvidenceError
 from cdcpipe.verify import delivery, order, schema, sink, values
 from cdcpipe.verify.case import Case
 from cdcpipe.verify.check import Check, Tally, answer, tally
@@ -90,7 +91,10 @@ def events(
             facts={"changes": max(case.totals.expected, case.totals.streamed), "snapshot_rows": case.totals.read},
         )
         if figures and "prepare" not in case.failures:
-            report = replace(report, ledgers=_ledgers(case), accounts=_accounts(case))
+            try:
+                report = replace(report, ledgers=_ledgers(case), accounts=_accounts(case))
+            except EvidenceError as error:
+                report = replace(report, notes=(*report.notes, f"no figures: {error.message}"))
         if report.verdict is Verdict.PASS:
             report = replace(report, verified_through=_verified_through(case))
     return replace(report, seconds=time.perf_counter() - start)
@@ -99,6 +103,7 @@ def events(
 def _stuck(case: Case, found: Tally) -> CheckResult:
     cut, waiting = case.terms.cut, found.count("unsettled")
     verdict = Verdict.PASS if cut.reached else Verdict.FAIL
+    waited = not cut.reached or cut.commit_lsn is not None or bool(cut.offsets)
     note = f"after {cut.waited_seconds:.0f} s still waiting for {cut.waiting_for or 'the watermark'}"
     return CheckResult(
         name="stuck",
@@ -110,10 +115,12 @@ def _stuck(case: Case, found: Tally) -> CheckResult:
         looked_at=1,
         counts={"unsettled": waiting},
         witnesses=() if cut.reached else (Witness(note),),
+        applies=waited,
+        reason=None if waited else "nothing was waited for: the ledgers are taken as settled",
     )
 
 
-def _notes(case: Case) -> Iterable[str]:
+def _notes(case: Case) -> Iterator[str]:
     missing = [name for name in ("wal", "log", "archive") if getattr(case, name) is None]
     if missing:
         yield f"no {' and no '.join(missing)} ledger was given: what needs it was not judged"
@@ -126,8 +133,11 @@ def _notes(case: Case) -> Iterable[str]:
         yield f"{totals.read:,} snapshot rows have no change in the WAL to be compared with"
     if "prepare" in case.failures:
         return
-    for row in case.engine.rows(_unknown_columns):
-        yield f"{row['table']}: `{row['column']}` could not be compared ({row['n']:,} changes)"
+    try:
+        for row in case.engine.rows(_unknown_columns):
+            yield f"{row['table']}: `{row['column']}` could not be compared ({row['n']:,} changes)"
+    except EvidenceError as error:
+        yield f"which columns could not be compared is not known: {error.message}"
 
 
 def _unknown_columns() -> Expr:
@@ -212,7 +222,7 @@ def _missing_offsets() -> Expr:
 
 
 def _verified_through(case: Case) -> VerifiedThrough | None:
-    if "source" in case.failures:
+    if case.later is None or "source" in case.failures:
         return None
     rows = case.engine.rows(_last_transaction)
     return VerifiedThrough(rows[0]["xid"], rows[0]["commit_lsn"], _time(rows[0]["committed_at"])) if rows else None

@@ -29,7 +29,7 @@ from cdcpipe.stack.pipeline import SINK, SOURCE, WATERMARK_TABLE
 from cdcpipe.verify.evidence import Cut
 from cdcpipe.verify.sampling import parse_lsn, source_lsn
 
-__all__ = ["Marker", "Settlement", "mark", "settle"]
+__all__ = ["Marker", "Settlement", "captured_topics", "end_offsets", "mark", "settle"]
 
 _NAME = "verify"
 _ASK_SECONDS = 0.3
@@ -114,8 +114,12 @@ def settle(
         finally:
             seconds[name] = time.monotonic() - start
 
+    def told() -> bool:
+        ends.update(end_offsets(endpoints, captured_topics(endpoints) if topics is None else list(topics)))
+        return True
+
     def at_sink() -> None:
-        ends.update(end_offsets(endpoints, _topics(endpoints, topics), deadline))
+        _ask(told, "Kafka to tell the ends of the topics", deadline)
         _await_sink(endpoints, sink, ends, deadline)
 
     try:
@@ -128,9 +132,8 @@ def settle(
     return Settlement(marker, Cut(marker.commit_lsn, ends, True, time.monotonic() - begun), seconds)
 
 
-def _topics(endpoints: Endpoints, topics: Iterable[str] | None) -> list[str]:
-    if topics is not None:
-        return list(topics)
+def captured_topics(endpoints: Endpoints) -> list[str]:
+    """The topics of the captured schemas' tables, as far as they exist. KafkaError when they can't be listed."""
     consumer = _consumer(endpoints)
     try:
         known = consumer.list_topics(timeout=10).topics
@@ -224,8 +227,8 @@ def _avro_long(number: int) -> bytes:
     return bytes(out)
 
 
-def end_offsets(endpoints: Endpoints, topics: Iterable[str], deadline: float) -> dict[tuple[str, int], int]:
-    """The read_committed ends of all partitions of `topics` now."""
+def end_offsets(endpoints: Endpoints, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """The read_committed ends of all partitions of `topics` now. KafkaError when Kafka doesn't tell."""
     consumer = _consumer(endpoints)
     ends: dict[tuple[str, int], int] = {}
     try:
@@ -235,7 +238,7 @@ def end_offsets(endpoints: Endpoints, topics: Iterable[str], deadline: float) ->
                 place = TopicPartition(topic, partition)
                 ends[topic, partition] = consumer.get_watermark_offsets(place, timeout=10)[1]
     except KafkaException as error:
-        raise _OutOfTime(f"Kafka to tell the ends of the topics ({error})") from error
+        raise KafkaError(f"the ends of the topics can't be read: {error.args[0].str()}") from error
     finally:
         consumer.close()
     return ends

@@ -1,0 +1,249 @@
+"""Verification of a running pipeline: take the ledgers, wait until they have settled, compare.
+
+Nothing is paused. The log is read up to its end first and the WAL last, so that the wal ledger covers all that the log
+holds; what was committed after the watermark is `unsettled`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from cdcpipe.errors import EvidenceError, PostgresError, StorageError
+from cdcpipe.ledger.archive import read_iceberg
+from cdcpipe.ledger.canonical import Modes
+from cdcpipe.ledger.catalogue import Catalogue
+from cdcpipe.ledger.log import read_log
+from cdcpipe.ledger.store import Ledger
+from cdcpipe.ledger.wal import WalWitness
+from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.pipeline import SINK, SOURCE
+from cdcpipe.verify.cut import StateRead, compare_state, read_state
+from cdcpipe.verify.evidence import Cut
+from cdcpipe.verify.judge import events
+from cdcpipe.verify.outcome import Report, VerifiedThrough
+from cdcpipe.verify.settle import Marker, captured_topics, end_offsets, mark, settle
+from cdcpipe.verify.verdict import Verdict
+
+__all__ = ["events_of", "judge_run", "state", "verified_through"]
+
+Tell = Callable[[str], None]
+"""Is told what is being waited for."""
+
+
+def _quiet(_: str) -> None:
+    return
+
+
+def events_of(
+    endpoints: Endpoints,
+    *,
+    seconds: float = 30.0,
+    folder: Path | None = None,
+    modes: Modes | None = None,
+    source: str = SOURCE,
+    sink: str = SINK,
+    tell: Tell = _quiet,
+    stop: threading.Event | None = None,
+    timeout_seconds: float = 120.0,
+    **terms: Any,
+) -> Report:
+    """Witness the pipeline for `seconds` from now on, and compare what the WAL, the log and the archive have of it.
+
+    Ledgers are left in `folder` (default: thrown away) as those of a run. `stop` ends the witnessing early. `terms` are
+    those of `events` (`level`, …). Raises the `ServiceError` of a server that can't be asked.
+    """
+    with _run_folder(folder) as run:
+        catalogue = _catalogue(endpoints)
+        tables = _captured(endpoints, catalogue)
+        begun = datetime.now(UTC)
+        # Before the slot is opened: nothing that it witnesses lies below these offsets.
+        begin = end_offsets(endpoints, captured_topics(endpoints))
+        witness = WalWitness(
+            endpoints.postgres,
+            run / "ledgers" / "wal",
+            publication=endpoints.publication,
+            modes=modes,
+            images=True,
+        )
+        with witness:
+            tell(f"witnessing the WAL for {seconds:g} s")
+            (stop or threading.Event()).wait(seconds)
+            tell("waiting until what was committed is archived")
+            settled = settle(endpoints, source=source, sink=sink, timeout_seconds=timeout_seconds)
+            settled.cut.save(run / "ledgers" / "cut.json")
+            topics = _existing_topics(endpoints, tables)
+            tell("reading the log")
+            log = read_log(
+                endpoints.bootstrap_servers,
+                run / "ledgers" / "log",
+                topics=topics,
+                catalogue=catalogue,
+                registry_url=endpoints.registry_url,
+                modes=modes,
+                begin=begin,
+                transaction_topic=endpoints.transaction_topic,
+                dead_letter_topic=endpoints.dead_letter_topic,
+                images=True,
+            )
+            tell("reading the archive")
+            archive = _archive(endpoints, run / "ledgers" / "archive", topics, catalogue, modes, begun)
+            tell("reading the rest of the WAL")
+            wal = witness.stop(timeout_seconds=timeout_seconds)
+        tell("comparing")
+        return events(wal, log, archive, cut=settled.cut, temp_folder=run, **terms)
+
+
+def state(
+    endpoints: Endpoints,
+    *,
+    tables: Iterable[str] | None = None,
+    folder: Path | None = None,
+    modes: Modes | None = None,
+    source: str = SOURCE,
+    sink: str = SINK,
+    attempts: int = 3,
+    tell: Tell = _quiet,
+    timeout_seconds: float = 120.0,
+) -> Report:
+    """Whether the archive is equal to the tables as they are now. Writers go on; see `cdcpipe.verify.cut`.
+
+    `tables` default to all captured ones. A cut that a TRUNCATE ran into is taken again, `attempts` times in all.
+    Raises the `ServiceError` of a server that can't be asked, `UsageError` for a table that is not captured.
+    """
+    wanted = None if tables is None else list(tables)
+    for attempt in range(attempts):
+        with _run_folder(folder if attempt == 0 else None) as run:
+            report, read = _state_once(endpoints, wanted, run, modes, source, sink, tell, timeout_seconds)
+        if not read.rewritten:
+            break
+        tell(f"{', '.join(read.rewritten)} was truncated meanwhile; taking another cut")
+    return report
+
+
+def _state_once(
+    endpoints: Endpoints,
+    tables: list[str] | None,
+    run: Path,
+    modes: Modes | None,
+    source: str,
+    sink: str,
+    tell: Tell,
+    timeout_seconds: float,
+) -> tuple[Report, StateRead]:
+    catalogue = _catalogue(endpoints)
+    wanted = tables if tables is not None else _captured(endpoints, catalogue)
+    markers: list[Marker] = []
+    tell("reading the tables in one snapshot")
+    read = read_state(
+        endpoints.postgres,
+        run / "state",
+        publication=endpoints.publication,
+        tables=wanted,
+        modes=modes,
+        on_snapshot=lambda _: markers.append(mark(endpoints)),
+    )
+    tell("waiting until the cut is archived")
+    topics = _existing_topics(endpoints, read.tables)
+    settled = settle(
+        endpoints,
+        topics=topics.values(),
+        source=source,
+        sink=sink,
+        marker=markers[0],
+        timeout_seconds=timeout_seconds,
+    )
+    tell("reading the archive")
+    archive = _archive(endpoints, run / "ledgers" / "archive", topics, catalogue, modes, None)
+    tell("comparing")
+    cut = settled.cut
+    report = compare_state(read, archive, reached=cut.reached, waiting_for=cut.waiting_for, temp_folder=run)
+    return report, read
+
+
+def judge_run(run: Path | str, **terms: Any) -> Report:
+    """Judge the ledgers of an old run again: `<run>/ledgers/{wal,log,archive}`, with its `cut.json` if it left one.
+
+    EvidenceError when the folder has no ledger, or one that was not finished.
+    """
+    folder = Path(run)
+    ledgers = folder / "ledgers"
+    found = {kind: ledgers / kind for kind in ("wal", "log", "archive") if (ledgers / kind).is_dir()}
+    if not found:
+        raise EvidenceError(
+            f"{folder} has no ledgers", hint="name the folder of a run, such as `runs/latest` or `runs/demo/<time>`"
+        )
+    path = ledgers / "cut.json"
+    cut = Cut.load(path) if path.exists() else None
+    return events(**{kind: Ledger.open(each) for kind, each in found.items()}, cut=cut, **terms)  # type: ignore[arg-type]
+
+
+def verified_through(reports: Iterable[Report]) -> Iterator[tuple[Report, VerifiedThrough | None]]:
+    """The gauge over a series of verifications: each report with how far everything is verified.
+
+    It moves with each pass. A `fail` or `inconclusive` holds it where it was: what lies behind it stays unverified
+    until a state at a later cut passes, since that covers all that came before.
+    """
+    through: VerifiedThrough | None = None
+    for report in reports:
+        if report.verdict is Verdict.PASS and report.verified_through is not None:
+            through = report.verified_through
+        yield report, through
+
+
+# --- what there is -------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _run_folder(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cdcpipe-verify-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+def _catalogue(endpoints: Endpoints) -> Catalogue:
+    try:
+        with psycopg.connect(endpoints.postgres.conninfo("witness"), autocommit=True) as connection:
+            return Catalogue.read(connection, publication=endpoints.publication)
+    except psycopg.Error as error:
+        raise PostgresError(f"the captured tables can't be listed: {str(error).strip()}") from error
+
+
+def _captured(endpoints: Endpoints, catalogue: Catalogue) -> list[str]:
+    return sorted(name for name in catalogue.tables if name.partition(".")[0] in endpoints.captured_schemas)
+
+
+def _existing_topics(endpoints: Endpoints, tables: Iterable[str]) -> dict[str, str]:
+    """Table -> topic, of the tables that have one: a table without a change has none yet."""
+    known = set(captured_topics(endpoints))
+    topics = {table: f"{endpoints.topic_prefix}.{table}" for table in tables}
+    return {table: topic for table, topic in topics.items() if topic in known}
+
+
+def _archive(
+    endpoints: Endpoints,
+    folder: Path,
+    topics: dict[str, str],
+    catalogue: Catalogue,
+    modes: Modes | None,
+    since: datetime | None,
+) -> Ledger:
+    if endpoints.catalog is None:
+        raise StorageError(
+            "this pipeline has no Iceberg catalog to read the archive through",
+            hint="read Hive-style folders with `cdcpipe.ledger.archive.read_folders`, then use `verify.events`",
+        )
+    begin = None if since is None else (since - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    return read_iceberg(
+        endpoints, folder, topics=topics, catalogue=catalogue, modes=modes, begin=begin, images=since is not None
+    )
