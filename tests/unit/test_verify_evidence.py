@@ -15,6 +15,7 @@ from cdcpipe.ledger.change import empty
 from cdcpipe.ledger.store import LedgerWriter, Manifest, PartitionRead
 from cdcpipe.verify import Cut, Evidence, Verdict, events, judge_run
 from cdcpipe.verify.engine import Engine, compiled
+from cdcpipe.verify.folders import promised_hour
 from cdcpipe.verify.verdict import CheckResult
 
 
@@ -178,6 +179,31 @@ def test_files_that_are_damaged_make_the_checks_inconclusive(three: tuple[Eviden
     report = events(three[0], evidence, three[2])
     assert report.verdict is Verdict.INCONCLUSIVE, report.anomalies
     assert "can't be read" in report.sentence()
+
+
+def times(archive: Evidence, wrong: str | None = None) -> Evidence:
+    """With the times of each object's records, as the archive ledger reads them: right, but in object `wrong`."""
+    assert isinstance(archive.changes, pa.Table)
+    rows = []
+    for name in archive.changes["object"].unique().to_pylist():
+        begin, end = promised_hour(name) or (0, 0)
+        late = 1 if name == wrong else -1
+        rows.append((name, begin, end + late))
+    names, low, high = zip(*rows, strict=True)
+    made = {"object": names, "rows": [1] * len(rows)}
+    stamps = {"event_time_min": low, "event_time_max": high}
+    columns = {name: pa.array(values, pa.int64()).cast(pa.timestamp("us", "UTC")) for name, values in stamps.items()}
+    return replace(archive, side={**archive.side, "objects": pa.table({**made, **columns})})
+
+
+def test_an_object_with_records_of_another_hour_is_misfiled(three: tuple[Evidence, ...]) -> None:
+    wal, log, archive = three
+    assert events(wal, log, times(archive)).verdict is Verdict.PASS
+    assert isinstance(archive.changes, pa.Table)
+    wrong = archive.changes["object"][3].as_py()
+    report = events(wal, log, times(archive, wrong))
+    assert report.anomalies == ("misfiled-row@sink",)
+    assert [each.object for each in report["misfiled-row"].witnesses] == [wrong]
 
 
 def test_a_verdict_needs_checks_that_apply() -> None:

@@ -25,6 +25,7 @@ from cdcpipe.verify.tables import (
     FINDING,
     LOG,
     OBJECT_HOURS,
+    OBJECT_TIMES,
     PARTITIONS,
     SKIPPED,
     TABLES,
@@ -128,6 +129,8 @@ class Case:
         for name, evidence in (("wal", self.wal), ("log", later), ("archive", self.archive)):
             given = None if evidence is None else evidence.side.get("images")
             self.engine.define(f"{name}_images", images.IMAGE, given)
+        times = None if self.archive is None else self.archive.side.get("objects")
+        self.engine.define("object_times", _kinds(OBJECT_TIMES), times)
         self.engine.define_rows("findings", FINDING, [])
         self._prepare_bounds()
         row = self.engine.rows(_totals)[0]
@@ -244,6 +247,9 @@ class Case:
             return
         if self.terms.filed_by == "commit":
             self.engine.append("findings", sink.misfiled_by_commit)
+            return
+        if self.engine.count("object_times"):
+            self.engine.append("findings", sink.misfiled_by_time)
             return
         skew = int(self.terms.clock_skew_seconds * 1_000_000)
         early = self.engine.save("early_rows", sink.early_rows, skew)

@@ -23,8 +23,7 @@ from cdcpipe.ledger.catalogue import Catalogue
 from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
-from cdcpipe.stack.endpoints import Endpoints
-from cdcpipe.stack.pipeline import SINK, SOURCE
+from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
 from cdcpipe.verify.cut import StateRead, compare_state, read_state
 from cdcpipe.verify.evidence import Cut
 from cdcpipe.verify.judge import events

@@ -24,8 +24,7 @@ from confluent_kafka import KafkaError as ConsumerError
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import KafkaError, PostgresError, ServiceError
 from cdcpipe.stack.catalog import archived_offsets
-from cdcpipe.stack.endpoints import Endpoints
-from cdcpipe.stack.pipeline import SINK, SOURCE, WATERMARK_TABLE
+from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE, Endpoints
 from cdcpipe.verify.evidence import Cut
 from cdcpipe.verify.sampling import parse_lsn, source_lsn
 

@@ -21,6 +21,7 @@ from cdcpipe.verify.tables import (
     FINDINGS,
     LOG,
     OBJECT_HOURS,
+    OBJECT_TIMES,
     PARTITIONS,
     TOMBSTONES,
     UNDECODED,
@@ -370,6 +371,18 @@ def misfiled(skew_us: int) -> Expr:
         t, "misfiled-row", place="sink", note="later records of the partition are filed under an earlier hour"
     )
     return ibis.union(early, after)
+
+
+def misfiled_by_time() -> Expr:
+    """`misfiled-row`, an object a finding, where the archive ledger knows the times of the records in each object."""
+    t = OBJECT_TIMES.join(OBJECT_HOURS.filter(OBJECT_HOURS["ends"].notnull()), "object")
+    t = t.filter((t["event_time_min"] < t["begins"]) | (t["event_time_max"] >= t["ends"]))
+    note = ibis.cases(
+        (t["event_time_min"] < t["begins"], "holds records from before the hour of its folder"),
+        else_="holds records from after the hour of its folder",
+    )
+    at = ibis.cases((t["event_time_min"] < t["begins"], t["event_time_min"]), else_=t["event_time_max"])
+    return finding(t, "misfiled-row", place="sink", note=note, committed_at=at)
 
 
 def misfiled_by_commit() -> Expr:

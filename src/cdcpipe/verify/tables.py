@@ -22,6 +22,7 @@ __all__ = [
     "FINDINGS",
     "LOG",
     "OBJECT_HOURS",
+    "OBJECT_TIMES",
     "PARTITIONS",
     "SKIPPED",
     "TABLES",
@@ -89,6 +90,11 @@ OBJECT_HOURS: Final = ibis.table(
     {"object": "string", "folder": "string", "begins": "int64", "ends": "int64"}, name="object_hours"
 )
 """The hour (or day) that an object's path promises; null where it promises none."""
+OBJECT_TIMES: Final = ibis.table(
+    {"object": "string", "topic": "string", "event_time_min": "int64", "event_time_max": "int64", "rows": "int64"},
+    name="object_times",
+)
+"""The times of the records in an object, where the archive ledger has read them."""
 
 FINDING: Final[dict[str, str]] = {
     "name": "string",
