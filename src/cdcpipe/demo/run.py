@@ -17,7 +17,6 @@ import psycopg
 
 from cdcpipe.demo.result import DemoResult, Latency, PhaseTime
 from cdcpipe.demo.sampler import Sampler
-from cdcpipe.demo.settle import settle
 from cdcpipe.demo.tap import LogTap
 from cdcpipe.errors import UsageError
 from cdcpipe.events import Listener, Notice, PhaseFinished, PhaseStarted, ignore
@@ -28,11 +27,11 @@ from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.settings import Settings
 from cdcpipe.stack.deploy import ensure_topics
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
-from cdcpipe.stack.pipeline import WATERMARK_TABLE
 from cdcpipe.verify.judge import events as verify_events
 from cdcpipe.verify.outcome import Report
+from cdcpipe.verify.settle import settle
 from cdcpipe.workload import Shop, Workload, WorkloadResult
 
 __all__ = ["DemoSettings", "run_demo"]
@@ -134,11 +133,13 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
     )
     with witness:
         sampler, work = phases.run("load", _title(plan), lambda: _load(plan, stack, shop, run, phases.listener))
-        cut = phases.run("settle", "waiting until all of it is archived", lambda: settle(endpoints))
+        settled = phases.run(
+            "settle", "waiting until all of it is archived", lambda: settle(endpoints, timeout_seconds=300)
+        )
         log, wal = phases.run("ledgers", "reading the log and the WAL", lambda: _read(endpoints, tables, run, witness))
         archive = phases.run("archive", "reading the archive", lambda: _read_archive(endpoints, tables, run))
     report = phases.run(
-        "verify", "comparing every change", lambda: verify_events(wal, log, archive, cut=cut, temp_folder=run)
+        "verify", "comparing every change", lambda: verify_events(wal, log, archive, cut=settled.cut, temp_folder=run)
     )
     return _result(plan, stack, run, sampler, work, (wal, log, archive), report), report
 

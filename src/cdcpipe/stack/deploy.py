@@ -13,11 +13,8 @@ from confluent_kafka.cimpl import NewTopic
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import ConnectUnavailable, KafkaError, PostgresError, RegistryError
 from cdcpipe.stack.component import wait_until
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.pipeline import (
-    SINK,
-    SOURCE,
-    WATERMARK_TABLE,
     PipelineSettings,
     SecretPlaces,
     sink,

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CatalogEndpoint", "Endpoints", "PostgresEndpoint", "Role", "S3Endpoint", "Secret"]
+__all__ = [
+    "SINK",
+    "SOURCE",
+    "WATERMARK_SCHEMA",
+    "WATERMARK_TABLE",
+    "CatalogEndpoint",
+    "Endpoints",
+    "PostgresEndpoint",
+    "Role",
+    "S3Endpoint",
+    "Secret",
+]
+
+SOURCE = "cdcpipe-source"
+"""The source connector."""
+SINK = "cdcpipe-sink"
+"""The sink connector."""
+WATERMARK_SCHEMA = "cdcpipe"
+WATERMARK_TABLE = f"{WATERMARK_SCHEMA}.watermark"
+"""`(name text primary key, token bigint, at timestamptz)`: captured rows that say how far the pipeline has come."""
 
 
 class Secret(str):
@@ -84,4 +103,4 @@ class Endpoints:
     topic_prefix: str
     dead_letter_topic: str
     transaction_topic: str
-    captured_schemas: tuple[str, ...] = ("public", "cdcpipe")
+    captured_schemas: tuple[str, ...] = ("public", WATERMARK_SCHEMA)

@@ -23,13 +23,9 @@ from cdcpipe.connect import (
     TopicConfig,
     WorkerConfig,
 )
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_SCHEMA, WATERMARK_TABLE, Endpoints
 
 __all__ = [
-    "SINK",
-    "SOURCE",
-    "WATERMARK_SCHEMA",
-    "WATERMARK_TABLE",
     "PipelineSettings",
     "SecretPlaces",
     "control_topic",
@@ -40,12 +36,6 @@ __all__ = [
     "topic_for_changes",
     "worker",
 ]
-
-SOURCE = "cdcpipe-source"
-SINK = "cdcpipe-sink"
-WATERMARK_SCHEMA = "cdcpipe"
-WATERMARK_TABLE = f"{WATERMARK_SCHEMA}.watermark"
-"""`(name text primary key, token bigint, at timestamptz)`: rows that say how far the pipeline has come."""
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _CHANGES_DAYS = 7

@@ -10,8 +10,8 @@ from confluent_kafka.admin import AdminClient
 
 from cdcpipe.connect.rest import ConnectClient, ConnectorStatus
 from cdcpipe.errors import KafkaError, PostgresError
-from cdcpipe.stack.endpoints import Endpoints
-from cdcpipe.stack.pipeline import SINK, SOURCE, PipelineSettings
+from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
+from cdcpipe.stack.pipeline import PipelineSettings
 
 __all__ = ["Lag", "PipelineStatus", "pipeline_status"]
 

@@ -15,8 +15,7 @@ import psycopg
 from psycopg import sql
 
 from cdcpipe.errors import PostgresError
-from cdcpipe.stack.endpoints import PostgresEndpoint, Role
-from cdcpipe.stack.pipeline import WATERMARK_SCHEMA, WATERMARK_TABLE
+from cdcpipe.stack.endpoints import WATERMARK_SCHEMA, WATERMARK_TABLE, PostgresEndpoint, Role
 
 __all__ = ["prepare_databases"]
 
@@ -97,6 +96,9 @@ def _captured(connection: psycopg.Connection, shop: PostgresEndpoint, publicatio
                 schema,
                 reader,
             )
+    # A witness that logs a snapshot of its own gives its slot a later point to decode from (PostgreSQL 14+).
+    witness = sql.Identifier(shop.roles["witness"].name)
+    _run(connection, "GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO {}", witness)
     _run(connection, f"GRANT INSERT, UPDATE ON {WATERMARK_TABLE} TO {{}}", replication)
     if connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [publication]).fetchone() is None:
         # By schema: a table that is made later is captured without a word.
