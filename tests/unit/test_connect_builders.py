@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 
 import pytest
 from tests.property.connect_models import MODELS
@@ -26,7 +27,8 @@ from cdcpipe.connect import (
     WorkerConfig,
 )
 from cdcpipe.connect.docs import field_docs, link
-from cdcpipe.connect.model import Config
+from cdcpipe.connect.model import Config, Key, codecs
+from cdcpipe.connect.plugins import plugin
 from cdcpipe.connect.secrets import is_reference
 from cdcpipe.errors import ConfigError
 
@@ -332,3 +334,45 @@ def test_a_topic_keeps_its_name_and_size_apart_from_its_settings() -> None:
         "min.insync.replicas": "2",
         "unclean.leader.election.enable": "false",
     }
+
+
+def _plugin_class(model: type[Config]) -> str:
+    return getattr(model, "class_name", "") or model.fixed.get("connector.class", "")
+
+
+def _words() -> list[tuple[type[Config], str, str, str]]:
+    """(model, key, class that is asked, word) for each word of a closed set."""
+    found = []
+    for model in MODELS:
+        java_class = _plugin_class(model)
+        keys = plugin(java_class)
+        for name, codec in codecs(model).items():
+            info = keys.keys.get(codec.name) if keys and isinstance(codec, Key) else None
+            if keys is None or info is None or not info.values or not isinstance(codec, Key):
+                continue
+            for word in re.findall(r"'([^']*)'", str(model.model_fields[name].annotation)):
+                found.append((model, codec.name, java_class, codec.values.get(word, word)))
+    return found
+
+
+@pytest.mark.parametrize(("model", "key", "java_class", "word"), _words(), ids=str)
+def test_every_word_of_a_builder_is_one_that_the_plugin_takes(
+    model: type[Config], key: str, java_class: str, word: str
+) -> None:
+    keys = plugin(java_class)
+    assert keys is not None
+    assert word in keys.keys[key].values
+
+
+def test_enough_words_are_compared() -> None:
+    assert len(_words()) > 80
+
+
+@pytest.mark.parametrize("model", [one for one in MODELS if plugin(_plugin_class(one))], ids=lambda one: one.__name__)
+def test_every_key_of_a_builder_is_known_to_its_plugin(model: type[Config]) -> None:
+    keys = plugin(_plugin_class(model))
+    assert keys is not None
+    of_connect = ("consumer.override.", "topic.creation.default.")  # Kafka Connect's own, whatever the plugin
+    of_steps = {"predicate", "negate"}
+    unknown = [key for key in model.known_keys() if not keys.knows(key)]
+    assert [key for key in unknown if not key.startswith(of_connect) and key not in of_steps] == []

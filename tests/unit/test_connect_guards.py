@@ -209,6 +209,7 @@ BROKEN = [
     Broken("CNV-04", json_everywhere),
     Broken("CNV-05", sink("value.converter.latest.compatibility.strict", "false"), "confluent"),
     Broken("CNV-06", sink("value.converter.ignore.default.for.nullables", None), "confluent"),
+    Broken("CNV-07", sink("key.converter.apicurio.registry.as-confluent", None)),
     Broken("KEY-01", sink("iceberg.tables.evolve-schema-enable", "true")),
     Broken("KEY-01", source("transforms.gone.type", FILTER)),
     Broken("KEY-01", sink("value.converter.apicurio.registry.autoregister", "true")),

@@ -27,6 +27,9 @@ _TOPIC_KEYS = (
 )
 
 
+_SETTINGS = {"wal_level", "idle_replication_slot_timeout", "synchronized_standby_slots"}
+
+
 @dataclass(frozen=True, slots=True)
 class Servers:
     """Where to ask; None: don't. `postgres` is a libpq connection string, `registry` a Confluent-compatible API."""
@@ -75,7 +78,11 @@ def _ask_postgres(conninfo: str, timeout_seconds: float) -> DatabaseFacts:
             def rows(statement: str) -> list[dict[str, Any]]:
                 return cursor.execute(statement.encode()).fetchall()
 
-            settings = {row["name"]: row["setting"] for row in rows("SELECT name, setting FROM pg_settings")}
+            settings = {
+                row["name"]: row["setting"]
+                for row in rows("SELECT name, setting FROM pg_settings")
+                if row["name"] in _SETTINGS
+            }
             slots = [row["slot"] for row in rows("SELECT to_jsonb(s) AS slot FROM pg_replication_slots s")]
             standbys = rows("SELECT count(*) AS n FROM pg_replication_slots WHERE slot_type = 'physical' AND active")
             return DatabaseFacts(

@@ -80,10 +80,13 @@ def _plugins(client: ConnectClient, members: list[Plugin]) -> dict[str, Any]:
         if base in found:
             continue
         keys = {}
+        words = _words(client, one)
         for key in client.plugin_keys(one.java_class):
             entry: dict[str, Any] = {"type": key.type, "default": key.default}
             if key.required:
                 entry["required"] = True
+            if key.type == "STRING" and key.name in words and not key.name.endswith("plugin.version"):
+                entry["values"] = sorted(words[key.name])
             if key.documentation:
                 entry["doc"] = " ".join(key.documentation.split())
             if key.name in _OF_THIS_WORKER:
@@ -91,3 +94,11 @@ def _plugins(client: ConnectClient, members: list[Plugin]) -> dict[str, Any]:
             keys[key.name] = entry
         found[base] = {"type": one.type, "keys": keys}
     return found
+
+
+def _words(client: ConnectClient, one: Plugin) -> dict[str, tuple[str, ...]]:
+    """The closed sets of a connector's keys, which it gives only when it is asked to validate something."""
+    if one.type not in {"source", "sink"}:
+        return {}
+    asked = {"connector.class": one.java_class, "name": "catalogue"}
+    return client.validate(asked | ({"topics": "catalogue"} if one.type == "sink" else {})).recommended

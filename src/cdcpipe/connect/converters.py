@@ -119,7 +119,7 @@ class ApicurioAvroConverter(Converter):
     headers_enabled: Annotated[bool | None, Key("apicurio.registry.headers.enabled")] = False
     """True puts the schema id into record headers, where no Confluent client looks. Apicurio's default: true."""
 
-    use_id: Annotated[Literal["contentId", "globalId", "none"] | None, Key("apicurio.registry.use-id")] = "contentId"
+    use_id: Annotated[Literal["contentId", "globalId"] | None, Key("apicurio.registry.use-id")] = "contentId"
     """Which id is written. The Confluent-compatible API knows content ids."""
 
     as_confluent: Annotated[bool | None, Key("apicurio.registry.as-confluent")] = True

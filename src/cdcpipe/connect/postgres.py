@@ -254,9 +254,9 @@ class PostgresSource(Source):
     """Rows a chunk. Default 1024."""
 
     incremental_snapshot_watermarking_strategy: Annotated[
-        Literal["INSERT_INSERT", "INSERT_DELETE"] | None, Key("incremental.snapshot.watermarking.strategy")
+        Literal["insert_insert", "insert_delete"] | None, Key("incremental.snapshot.watermarking.strategy")
     ] = None
-    """How a chunk's window is marked in the signal table. Default INSERT_INSERT, which leaves rows behind."""
+    """How a chunk's window is marked in the signal table. Default insert_insert, which leaves rows behind."""
 
     read_only: Annotated[bool | None, Key("read.only")] = None
     """Incremental snapshots without writing to the database (PostgreSQL 13+). Default false."""
@@ -305,7 +305,16 @@ class PostgresSource(Source):
     """numeric as exact bytes, as double (rounds), or as text. Default precise."""
 
     time_precision_mode: Annotated[
-        Literal["adaptive", "adaptive_time_microseconds", "connect", "isostring", "microseconds", "nanoseconds"] | None,
+        Literal[
+            "adaptive",
+            "adaptive_time_microseconds",
+            "connect",
+            "isostring",
+            "microseconds",
+            "nanoseconds",
+            "structured",
+        ]
+        | None,
         Key("time.precision.mode"),
     ] = None
     """Unit of times. `connect` cuts to milliseconds. Default adaptive."""

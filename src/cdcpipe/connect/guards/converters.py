@@ -82,6 +82,20 @@ def _other_id(pipeline: Pipeline) -> Answer:
             yield Hit(part, f"{slot}.apicurio.registry.use-id")
 
 
+@guard(
+    "CNV-07",
+    "error",
+    "ids of 8 bytes are written where every Confluent client reads 4: it finds id 0, and no schema",
+    cure="set `apicurio.registry.as-confluent=true` on the converter",
+    source=_APICURIO_DOCS,
+    keys=("key.converter.apicurio.registry.as-confluent", "value.converter.apicurio.registry.as-confluent"),
+)
+def _long_ids(pipeline: Pipeline) -> Answer:
+    for part, slot in _converters(pipeline, _APICURIO):
+        if part.word(f"{slot}.apicurio.registry.as-confluent", "false") != "true":
+            yield Hit(part, f"{slot}.apicurio.registry.as-confluent")
+
+
 def _wants_a_schema(part: Part) -> bool:
     if part.java_class == CONFLUENT_S3:
         return "parquet" in part.word("format.class") or "avro" in part.word("format.class")
