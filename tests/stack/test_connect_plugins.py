@@ -40,8 +40,8 @@ from cdcpipe.connect.pipeline import Part, Pipeline, connector_part
 from cdcpipe.connect.plugins import FOLDER, plugin
 from cdcpipe.connect.properties import write_properties
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.stack.endpoints import SINK, SOURCE
+from cdcpipe.stack.local.stack import LocalStack
 
 pytestmark = pytest.mark.stack
 

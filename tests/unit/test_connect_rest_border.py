@@ -142,3 +142,16 @@ def test_a_connector_without_tasks_is_not_running(server: Server) -> None:
     server.answers = [(200, json.dumps(status))]
     with client(server) as connect, pytest.raises(ConnectUnavailable, match="no tasks"):
         connect.wait_until_running("a", timeout_seconds=0.3)
+
+
+def test_a_failure_is_believed_when_it_stays(server: Server) -> None:
+    status = {"name": "a", "connector": {"state": "RUNNING", "worker_id": "w"}, "type": "sink"}
+    failed = (200, json.dumps({**status, "tasks": [{"id": 0, "state": "FAILED", "worker_id": "w", "trace": "why"}]}))
+    runs = (200, json.dumps({**status, "tasks": [{"id": 0, "state": "RUNNING", "worker_id": "w"}]}))
+    server.answers = [failed, failed, runs]
+    with client(server) as connect:
+        assert connect.wait_until_running("a").running
+        server.answers = [failed]
+        with pytest.raises(ConnectError, match="connector `a` failed") as told:
+            connect.wait_until_running("a", grace_seconds=0.3)
+    assert told.value.detail == "why"

@@ -284,14 +284,20 @@ class ConnectClient:
 
         return _wait(ask, f"Connect at {self.url} to answer", timeout_seconds)
 
-    def wait_until_running(self, name: str, *, timeout_seconds: float = 60.0) -> ConnectorStatus:
-        """Wait until the connector and all its tasks run. Fails at once when one of them FAILED."""
+    def wait_until_running(
+        self, name: str, *, timeout_seconds: float = 60.0, grace_seconds: float = 3.0
+    ) -> ConnectorStatus:
+        """Wait until the connector and all its tasks run. Raises `ConnectError` when one of them stays FAILED.
+
+        For `grace_seconds` a failure is not believed: after a restart or a new config Connect shows the old one.
+        """
+        believed = time.monotonic() + grace_seconds
 
         def ask() -> ConnectorStatus | str:
             status = self._status_or_none(name)
             if status is None:
                 return "not known yet"
-            if status.failure:
+            if status.failure and time.monotonic() >= believed:
                 raise ConnectError(
                     f"connector `{name}` failed",
                     detail=status.failure,
