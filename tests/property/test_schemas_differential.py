@@ -414,7 +414,8 @@ def test_verdicts_equal_those_of_the_live_registry_in_all_modes(stack: LocalStac
             registry.set_mode(Mode.NONE, subject)
             for text in past[1:]:
                 registry.register(subject, text)
-            trees = [parse(text) for text in past]
+            # Schemas that differ in aliases or an enum's default are one to Apicurio; what it keeps is what counts.
+            trees = [version.tree for version in registry.versions(subject)]
             for mode in Mode:
                 registry.set_mode(mode, subject)
                 ours = check(parse(new), trees, mode).compatible
@@ -433,7 +434,9 @@ def test_verdicts_equal_those_of_the_live_registry_in_all_modes(stack: LocalStac
                     raise
                 registered = False
             count["registered" if registered else "refused"] += 1
-            if ours != registered:
+            if registered and len(registry.versions(subject)) == len(trees):
+                count["known already"] += 1  # and so taken without a test
+            elif ours != registered:
                 wrong.append((f"register {mode.value}", ours, registered, past, new))
     assert not wrong, (len(wrong), count, wrong[:2])
     assert min(count["compatible"], count["incompatible"], count["registered"], count["refused"]) > HISTORIES // 10, (

@@ -23,9 +23,8 @@ from cdcpipe.schemas.guard import inspect
 from cdcpipe.schemas.registry import Registry, decode_frame, encode_frame
 from cdcpipe.schemas.types import Modes
 from cdcpipe.stack.catalog import open_catalog
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
-from cdcpipe.stack.pipeline import SINK, SOURCE
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -84,6 +83,30 @@ def messages(endpoints: Endpoints, topic: str) -> list[tuple[int, int, bytes | N
     return found
 
 
+SHAPE = {
+    "transforms.shape.type": "org.apache.kafka.connect.transforms.ValueToKey",
+    "transforms.shape.fields": "op,source",
+}
+"""A transform that fails on what is no change event. Without it, a valid record of another schema reaches the Iceberg
+sink's writer, where a missing required column is a NullPointerException that stops the task."""
+
+
+@pytest.fixture(scope="module")
+def guarded(stack: LocalStack) -> Iterator[None]:
+    """The sink with that transform in front of its own; its own configuration again afterwards."""
+    with ConnectClient(stack.endpoints.connect_url, timeout_seconds=60) as connect:
+        before = connect.config(SINK)
+        if SHAPE["transforms.shape.type"] in before.values():
+            yield
+            return
+        names = ",".join(name for name in ("shape", before.get("transforms", "")) if name)
+        connect.deploy(before | SHAPE | {"transforms": names})
+        connect.wait_until_running(SINK)
+        yield
+        connect.deploy(before)
+        connect.wait_until_running(SINK)
+
+
 @pytest.fixture
 def table(stack: LocalStack) -> Iterator[str]:
     """A table with a hundred rows, registered and archived."""
@@ -116,7 +139,7 @@ def _garbage(registry: Registry, topic: str, valid: bytes) -> dict[str, tuple[by
 
 
 def test_garbage_is_in_the_queue_with_its_reason_and_every_valid_record_in_the_archive(
-    stack: LocalStack, table: str
+    stack: LocalStack, guarded: None, table: str
 ) -> None:
     endpoints = stack.endpoints
     topic = f"{endpoints.topic_prefix}.public.{table}"
@@ -135,7 +158,9 @@ def test_garbage_is_in_the_queue_with_its_reason_and_every_valid_record_in_the_a
                 for letter in read(endpoints.bootstrap_servers, endpoints.dead_letter_topic)
                 if letter.topic == topic
             ]
-            return found if len(found) >= len(garbage) else None
+            # A task that starts again reads what it didn't commit once more: a letter's identity is its origin.
+            unique = list({(letter.partition, letter.offset): letter for letter in found}.values())
+            return unique if len(unique) >= len(garbage) else None
 
         found = until(letters, "dead letters")
         own = [version.id for version in registry.versions(f"{topic}-value")]

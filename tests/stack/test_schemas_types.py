@@ -19,10 +19,9 @@ from cdcpipe.schemas.catalog import Catalog
 from cdcpipe.schemas.connect_types import to_avro
 from cdcpipe.schemas.registry import Registry
 from cdcpipe.schemas.types import Modes, envelope_schema, key_schema
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import SOURCE, Endpoints
 from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.stack import LocalStack
-from cdcpipe.stack.pipeline import SOURCE
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -123,6 +122,7 @@ def _registered(endpoints: Endpoints, prefix: str, config: dict[str, str]) -> di
     ):
         connect.deploy(config | {"name": name})
         try:
+            connect.wait_until_running(name, timeout_seconds=90)
             deadline = time.monotonic() + 120
             wanted = [f"{prefix}.types.{t}-value" for t in ("kinds", "defaults", "nokey", "uniq")]
             while not all(registry.versions(subject) for subject in wanted):

@@ -60,6 +60,9 @@ def test_the_key_is_looked_at_when_it_is_what_failed() -> None:
 
 def test_a_later_stage_gives_its_own_message() -> None:
     assert diagnose(letter(b"", stage="TRANSFORMATION")) == "transformation: some message"
+    foreign = letter(encode_frame(7, payload()), stage="TRANSFORMATION")
+    assert "valid, but of another schema" in diagnose(foreign, schema, subject_ids=[8])
+    assert diagnose(foreign, schema, subject_ids=[7]) == "transformation: some message"
 
 
 def test_a_place_is_read_back() -> None:

@@ -36,7 +36,7 @@ def plan(sql: str, mode: Mode = Mode.FULL_TRANSITIVE, ddl: str = ORDERS, publica
         ("ALTER TABLE orders ALTER n TYPE bigint", Mode.BACKWARD, "new-version"),
         ("ALTER TABLE orders ALTER n TYPE bigint", Mode.FULL, "refused"),
         ("ALTER TABLE orders ALTER note TYPE varchar(10)", Mode.FULL, "unchanged"),
-        ("ALTER TYPE mood ADD VALUE 'ok'", Mode.FULL, "later"),
+        ("ALTER TYPE mood ADD VALUE 'ok'", Mode.FULL_TRANSITIVE, "new-version"),
         ("CREATE INDEX ON orders (n)", Mode.FULL, "unchanged"),
         ("DROP TABLE orders", Mode.FULL, "gone"),
         ("ALTER TABLE orders RENAME TO purchases", Mode.FULL, "new-subject"),

@@ -167,7 +167,9 @@ def diagnose(letter: DeadLetter, schema: Callable[[int], str] | None = None, *, 
     part = letter.key if letter.stage == "KEY_CONVERTER" else letter.value
     word = "key" if letter.stage == "KEY_CONVERTER" else "value"
     if letter.stage not in ("KEY_CONVERTER", "VALUE_CONVERTER"):
-        return f"{letter.stage.lower().replace('_', ' ') or 'unknown stage'}: {letter.message or letter.exception}"
+        said = f"{letter.stage.lower().replace('_', ' ') or 'unknown stage'}: {letter.message or letter.exception}"
+        foreign = _foreign(letter, schema, frozenset(subject_ids))
+        return f"value: {foreign}; {said}" if foreign else said
     if part is None:
         return f"the {word} is null: {letter.message}"
     try:
@@ -181,6 +183,18 @@ def diagnose(letter: DeadLetter, schema: Callable[[int], str] | None = None, *, 
     except RegistryError as error:
         return f"{word}: schema {schema_id} is not in the registry" if error.status == 404 else error.message
     return f"{word}: {_decoded(text, schema_id, payload, frozenset(subject_ids))}"
+
+
+def _foreign(letter: DeadLetter, schema: Callable[[int], str] | None, own: frozenset[int]) -> str | None:
+    """For what passed the converter: whether it is a record of another schema."""
+    if schema is None or letter.value is None or not own:
+        return None
+    try:
+        schema_id, payload = decode_frame(letter.value)
+        text = schema(schema_id)
+    except (EvidenceError, RegistryError):
+        return None
+    return None if schema_id in own else _decoded(text, schema_id, payload, own)
 
 
 def _looks_like(part: bytes) -> str:

@@ -31,7 +31,7 @@ __all__ = ["History", "Plan", "Step", "SubjectPlan", "TablePlan", "plan_evolutio
 History = Callable[[str], Sequence[str]]
 """Subject -> texts of its registered versions, oldest first; empty when there are none."""
 
-Outcome = Literal["unchanged", "new-version", "later", "refused", "new-subject", "no-key", "gone"]
+Outcome = Literal["unchanged", "new-version", "refused", "new-subject", "no-key", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,7 @@ class Step:
 class SubjectPlan:
     """What becomes of a subject. `versions` are the new schemas (decoded Avro), in the order of their registration.
 
-    `verdicts` hold every mode's, over all new versions; `outcome` is that in the declared mode:
-    `later` means a new version that Debezium registers only when it reads the type anew, after a restart or the table's
-    next change.
+    `verdicts` hold every mode's, over all new versions; `outcome` is that in the declared mode.
     """
 
     subject: str
@@ -225,13 +223,12 @@ class _Planner:
         moved = first is not None and first.full_name != last.full_name
         topic = f"{self._prefix}.{last.full_name}"
         known = None if moved else first
-        later = bool(track.effects) and all(e.code in ("add-enum-value", "rename-enum-value") for e in track.effects)
         return TablePlan(
             last.full_name,
             first.full_name if first is not None else None,
             topic,
-            self._subject(f"{topic}-key", known, states, self._key, later=later),
-            self._subject(f"{topic}-value", known, states, self._value, later=later),
+            self._subject(f"{topic}-key", known, states, self._key),
+            self._subject(f"{topic}-value", known, states, self._value),
             archive_changes(self._row(known), self._row_of(last)),
             tuple(self._notes(last, first)),
             tuple(track.effects),
@@ -261,8 +258,6 @@ class _Planner:
         first: Table | None,
         states: Sequence[Table],
         schema_of: Callable[[Table], ConnectSchema | None],
-        *,
-        later: bool,
     ) -> SubjectPlan:
         registered = list(self._history(subject)) if self._history is not None else []
         current = None if first is None else _avro(schema_of(first))
@@ -278,10 +273,10 @@ class _Planner:
                 last = schema
         if _avro(schema_of(states[-1])) is None:
             return SubjectPlan(subject, "no-key", (), {})
-        return self._judged(subject, registered, known, versions, later=later)
+        return self._judged(subject, registered, known, versions)
 
     def _judged(
-        self, subject: str, registered: Sequence[str], known: Sequence[Any], versions: Sequence[Any], *, later: bool
+        self, subject: str, registered: Sequence[str], known: Sequence[Any], versions: Sequence[Any]
     ) -> SubjectPlan:
         history: list[Schema] = [parse(text) for text in registered]
         # A schema that is registered already is taken in every mode.
@@ -299,8 +294,6 @@ class _Planner:
         outcome: Outcome = "new-version" if history else "new-subject"
         if verdicts[self._mode].conflicts:
             outcome = "refused"
-        elif later:
-            outcome = "later"
         new = parse(json.dumps(versions[-1]))
         old = history[-1] if history else new
         return SubjectPlan(

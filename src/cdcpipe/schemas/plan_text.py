@@ -13,7 +13,6 @@ __all__ = ["to_json", "to_markdown", "to_text"]
 _OUTCOME = {
     "unchanged": "unchanged",
     "new-version": "a new version is registered",
-    "later": "a new version is registered when Debezium reads the type anew (restart, or the table's next change)",
     "refused": "REFUSED: the source's task fails at the next row",
     "new-subject": "a new subject",
     "no-key": "records have no key",

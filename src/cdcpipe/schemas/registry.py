@@ -5,6 +5,8 @@ A thin typed layer on confluent-kafka's client. What is particular about Apicuri
 - a compatibility test with `verbose=true` says no more than yes or no. `Registry.test` then gives our own sentences;
 - a compatibility test of a subject that isn't there is 404 against all versions, and "compatible" against the latest;
 - a refused registration is 409 with the code 409, and its message names union branches instead of columns;
+- schemas that differ in aliases, or in an enum's default, are one schema to it: the second makes no version;
+- the mode of a subject that has none of its own is said to be NONE, unless one asks with `defaultToGlobal=true`;
 - text that is no schema is 422 with the code 42201.
 
 Confluent's own server could not be run where this was written: what is said of its API is its documentation's.
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
 
 from cdcpipe.errors import EvidenceError, RegistryError, Transient
 from cdcpipe.schemas.avro import Schema as Tree
@@ -198,7 +201,9 @@ class Registry:
         if subject is not None:
             try:
                 with self._translated(f"mode of `{subject}`"):
-                    return self._mode(self._client.get_compatibility(subject))
+                    # Without `defaultToGlobal` Apicurio answers NONE for a subject that has no mode of its own.
+                    path = f"config/{quote(subject, safe='')}?defaultToGlobal=true"
+                    return self._mode(self._client._rest_client.get(path)["compatibilityLevel"])
             except RegistryError as error:
                 if error.status != 404:
                     raise
@@ -220,7 +225,7 @@ class Registry:
         """The registry's verdict about a new version, in the mode in force, without registering it."""
         versions = "" if self.mode(subject).transitive else "/latest"
         body = {"schema": schema if isinstance(schema, str) else json.dumps(schema), "schemaType": "AVRO"}
-        path = f"compatibility/subjects/{subject}/versions{versions}?verbose=true"
+        path = f"compatibility/subjects/{quote(subject, safe='')}/versions{versions}?verbose=true"
         try:
             with self._translated(f"`{subject}` can't be tested"):
                 answer = self._client._rest_client.post(path, body=body)
