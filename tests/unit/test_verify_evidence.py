@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.quality.damage import drop_one_record
+from tests.quality.damage import (
+    drop_one_record,
+    move_a_key_to_another_partition,
+    repeat_the_end_of_the_log,
+    write_an_object_again,
+)
 from tests.quality.histories import History, history
 
 from cdcpipe.errors import EvidenceError, UsageError
@@ -248,3 +253,32 @@ def test_results_say_where(three: tuple[Evidence, ...]) -> None:
         assert isinstance(each, CheckResult)
         assert each.claim.endswith(".")
         assert each.not_proven.endswith(".")
+
+
+def test_every_query_is_shipped_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled in a judgement, good or bad. If this fails: `python -m cdcpipe.verify.compile`."""
+    from cdcpipe.verify import compile as shipping
+    from cdcpipe.verify import engine
+
+    names = {engine.query_name(relation, arguments) for relation, arguments in shipping.queries()}
+    assert names == set(engine._shipped()), "run `python -m cdcpipe.verify.compile`"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("compiled in a run")
+
+    compiled.cache_clear()
+    monkeypatch.setattr("cdcpipe.verify.engine.ibis.to_sql", refuse)
+    for seed in (3, 4, 5):
+        made = history(seed)
+        assert events(*made.evidence()).verdict is Verdict.PASS
+        for damage in (
+            drop_one_record,
+            repeat_the_end_of_the_log,
+            write_an_object_again,
+            move_a_key_to_another_partition,
+        ):
+            made = history(seed)
+            damage(made)
+            assert not [each.reason for each in events(*made.evidence()).results if "compiled" in (each.reason or "")]
+    log, archive = history(3, snapshot=False).evidence()[1:]
+    assert events(log=log, archive=archive).verdict is Verdict.PASS

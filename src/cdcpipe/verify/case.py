@@ -133,7 +133,7 @@ class Case:
         self.engine.define("object_times", _kinds(OBJECT_TIMES), times)
         self.engine.define_rows("findings", FINDING, [])
         self._prepare_bounds()
-        row = self.engine.rows(_totals)[0]
+        row = self.engine.rows(totals_of)[0]
         self.totals = Totals(**{name: int(value or 0) for name, value in row.items()})
         self.has_ends = self.engine.count("transactions") > 0
 
@@ -236,7 +236,7 @@ class Case:
 
     def _objects(self) -> None:
         self.engine.save("objects", sink.objects)
-        names = [row["object"] for row in self.engine.rows(_object_names)]
+        names = [row["object"] for row in self.engine.rows(object_names)]
         rows = []
         for name in names:
             hour = promised_hour(name) or (None, None)
@@ -306,7 +306,8 @@ def _partitions(manifest: Manifest | None) -> dict[tuple[str, int], tuple[int, i
     }
 
 
-def _totals() -> Expr:
+def totals_of() -> Expr:
+    """One row: what there is to look at."""
     streamed = LOG["op"].isin(("c", "u", "d", "t"))
     identified = streamed & LOG["xid"].notnull() & LOG["seq"].notnull()
     log = LOG.agg(
@@ -321,5 +322,6 @@ def _totals() -> Expr:
     return log.cross_join(wal.agg(expected=wal.count())).cross_join(archived.agg(archived=archived.count()))
 
 
-def _object_names() -> Expr:
+def object_names() -> Expr:
+    """The objects of the archive."""
     return sink.saved_objects().filter(lambda t: t["object"].notnull()).select("object").distinct()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, Literal
 
 import ibis
@@ -77,13 +76,14 @@ def tally(case: Case) -> Tally:
     """Count the findings of `case`."""
     if "prepare" in case.failures:
         return Tally(())
-    rows = case.engine.rows(_tally)
+    rows = case.engine.rows(findings_counted)
     return Tally(
         tuple((row["name"], row["place"], row["repeat"], bool(row["explained"]), int(row["n"])) for row in rows)
     )
 
 
-def _tally() -> Expr:
+def findings_counted() -> Expr:
+    """Findings by what a tally tells apart."""
     t = FINDINGS.mutate(explained=FINDINGS["cause"].notnull())
     return t.group_by("name", "place", "repeat", "explained").agg(n=t.count())
 
@@ -163,39 +163,33 @@ def _reasons(case: Case, side: Side) -> list[str]:
 # --- witnesses -----------------------------------------------------------------
 
 
-@cache
-def _witness_query(name: str, also: tuple[str, ...], place: str | None, limit: int) -> Callable[[], Expr]:
-    def query() -> Expr:
-        t = FINDINGS.filter(FINDINGS["name"].isin((name, *also)))
-        t = t.mutate(cause=ibis.cases((t["name"] != name, t["name"]), else_=t["cause"]))
-        if place is not None:
-            t = t.filter(t["place"] == place)
-        order = ("cause", "commit_lsn", "xid", "seq", "topic", "partition", "offset")
-        return t.order_by([ibis.asc(t[each], nulls_first=each == "cause") for each in order]).limit(limit)
-
-    return query
+def witness_rows(name: str, also: tuple[str, ...], place: str | None, limit: int) -> Expr:
+    """The most telling findings: those that nothing explains, in the order of their commits."""
+    t = FINDINGS.filter(FINDINGS["name"].isin((name, *also)))
+    t = t.mutate(cause=ibis.cases((t["name"] != name, t["name"]), else_=t["cause"]))
+    if place is not None:
+        t = t.filter(t["place"] == place)
+    order = ("cause", "commit_lsn", "xid", "seq", "topic", "partition", "offset")
+    return t.order_by([ibis.asc(t[each], nulls_first=each == "cause") for each in order]).limit(limit)
 
 
-@cache
-def _image_query(view: str) -> Callable[[], Expr]:
-    def query() -> Expr:
-        t = ibis.table({"hash": "binary", "image": "string"}, name=view)
-        wanted = ibis.table({"hash": "binary"}, name="wanted_images")
-        return t.semi_join(wanted, "hash").distinct()
-
-    return query
+def wanted_images(view: str) -> Expr:
+    """The images of witnesses that a ledger kept."""
+    t = ibis.table({"hash": "binary", "image": "string"}, name=view)
+    wanted = ibis.table({"hash": "binary"}, name="wanted_images")
+    return t.semi_join(wanted, "hash").distinct()
 
 
 _IMAGE_COLUMNS = ("expected_before", "expected_after", "found_before", "found_after")
 
 
 def _witnesses(check: Check, case: Case) -> tuple[Witness, ...]:
-    rows = case.engine.rows(_witness_query(check.name, check.also, check.place, case.terms.witnesses))
+    rows = case.engine.rows(witness_rows, check.name, check.also, check.place, case.terms.witnesses)
     hashes = {row[name] for row in rows for name in _IMAGE_COLUMNS if row[name] is not None}
     case.engine.define_rows("wanted_images", {"hash": "binary"}, [(each,) for each in hashes])
     texts: dict[bytes, str] = {}
     for view in ("wal_images", "log_images", "archive_images") if hashes else ():
-        texts |= {bytes(row["hash"]): row["image"] for row in case.engine.rows(_image_query(view))}
+        texts |= {bytes(row["hash"]): row["image"] for row in case.engine.rows(wanted_images, view)}
     return tuple(_witness(check, row, texts) for row in rows)
 
 

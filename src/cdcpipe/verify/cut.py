@@ -358,17 +358,20 @@ def divergences() -> Expr:
     )
 
 
-def _by_kind() -> Expr:
+def by_kind() -> Expr:
+    """Divergences counted."""
     t = saved("divergences", divergences)
     return t.group_by("table", "kind").agg(n=t.count()).order_by("table", "kind")
 
 
-def _telling() -> Expr:
+def telling_rows() -> Expr:
+    """A few divergences to show."""
     t = saved("divergences", divergences)
     return t.filter(t["kind"] != "unresolved").order_by("table", "key").limit(20)
 
 
-def _foldable() -> Expr:
+def foldable() -> Expr:
+    """Events of the archive by table."""
     t = ARCHIVE.semi_join(ASKED, "table")
     return t.group_by("table").agg(n=t.count())
 
@@ -406,13 +409,13 @@ def compare_state(
         engine.define_rows("cut_snapshot", _kinds(CUT), [(snapshot.xmin, snapshot.xmax, snapshot.lsn)])
         engine.define_rows("cut_in_progress", _kinds(IN_PROGRESS), [(xid,) for xid in snapshot.in_progress])
         engine.define_rows("cut_tables", _kinds(ASKED), [(name,) for name in state.tables])
-        events = {row["table"]: row["n"] for row in engine.rows(_foldable)}
+        events = {row["table"]: row["n"] for row in engine.rows(foldable)}
         engine.save("folded", folded)
         if engine.save("ranges", ranges):
             engine.save("divergences", divergences)
-            for row in engine.rows(_by_kind):
+            for row in engine.rows(by_kind):
                 kinds.setdefault(row["table"], {})[row["kind"]] = row["n"]
-            telling = engine.rows(_telling)
+            telling = engine.rows(telling_rows)
     doubts = [*evidence.reasons]
     if not reached:
         doubts.append(f"the pipeline had not settled: still waiting for {waiting_for or 'the watermark'}")

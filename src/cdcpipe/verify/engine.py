@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import duckdb
 import ibis
@@ -17,7 +20,7 @@ import pyarrow as pa
 from cdcpipe.errors import EvidenceError
 from cdcpipe.verify.tables import Expr
 
-__all__ = ["Engine", "compiled"]
+__all__ = ["Engine", "compiled", "query_name", "sources_digest"]
 
 _MACROS = """
 CREATE MACRO digest_change(a, b, c, d, e, f, g) AS hash(a, b, c, d, e, f, g);
@@ -35,15 +38,43 @@ _DUCKDB_TYPES = {
 }
 
 
+_SHIPPED: Final = "compiled.json"
+_SOURCES: Final = ("case", "check", "cut", "images", "judge", "sequence", "sink", "source", "tables")
+
+
 @cache
 def compiled(relation: Callable[..., Expr], *arguments: Any, dialect: str = "duckdb") -> str:
-    """The SQL of `relation(*arguments)`. Compiling takes longer than running on a small ledger, so it is kept."""
+    """The SQL of `relation(*arguments)`.
+
+    Compiling an expression takes longer than running it on a small ledger, so what was compiled is kept, and DuckDB's
+    SQL is shipped beside the code (`python -m cdcpipe.verify.compile` writes it). It is only used while it fits.
+    """
+    if dialect == "duckdb" and (known := _shipped().get(query_name(relation, arguments))) is not None:
+        return known
     return str(ibis.to_sql(relation(*arguments), dialect=dialect, pretty=False))
 
 
+def query_name(relation: Callable[..., Expr], arguments: tuple[Any, ...]) -> str:
+    """Under which name the SQL is shipped."""
+    return f"{relation.__module__.rpartition('.')[2]}.{relation.__qualname__}{arguments!r}"
+
+
+def sources_digest() -> str:
+    """Of the modules that the expressions are made in: SQL of others is stale."""
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update(files("cdcpipe.verify").joinpath(f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
 @cache
-def _columns(relation: Callable[..., Expr], *arguments: Any) -> dict[str, str]:
-    return {name: str(kind) for name, kind in relation(*arguments).schema().items()}
+def _shipped() -> dict[str, str]:
+    try:
+        content = json.loads(files("cdcpipe.verify").joinpath(_SHIPPED).read_text(encoding="utf-8"))
+        queries: dict[str, str] = content["queries"]
+        return queries if content["sources"] == sources_digest() else {}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def quoted(name: str) -> str:
@@ -133,7 +164,8 @@ class Engine:
 
     def save_empty(self, name: str, relation: Callable[..., Expr], *arguments: Any) -> None:
         """Make table `name` with the columns of `relation(*arguments)` and no rows, without running it."""
-        self.define_rows(name, _columns(relation, *arguments), [])
+        sql = compiled(relation, *arguments)
+        self._run(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS SELECT * FROM ({sql}) LIMIT 0")
 
     def append(self, name: str, relation: Callable[..., Expr], *arguments: Any) -> None:
         """Add the rows of `relation(*arguments)` to table `name`."""

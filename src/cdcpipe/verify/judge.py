@@ -134,13 +134,14 @@ def _notes(case: Case) -> Iterator[str]:
     if "prepare" in case.failures:
         return
     try:
-        for row in case.engine.rows(_unknown_columns):
+        for row in case.engine.rows(unknown_columns):
             yield f"{row['table']}: `{row['column']}` could not be compared ({row['n']:,} changes)"
     except EvidenceError as error:
         yield f"which columns could not be compared is not known: {error.message}"
 
 
-def _unknown_columns() -> Expr:
+def unknown_columns() -> Expr:
+    """Columns that could not be compared, by table."""
     later = ibis.table(CHANGE, name="log")
     t = later.filter(later["unknown"].notnull()).select("table", column=later["unknown"].unnest())
     t = t.group_by("table", "column").agg(n=t.count())
@@ -156,7 +157,7 @@ def _ledgers(case: Case) -> tuple[LedgerFacts, ...]:
         evidence: Evidence | None = getattr(case, name)
         if evidence is None:
             continue
-        rows = case.engine.rows(_by_operation, name)
+        rows = case.engine.rows(by_operation, name)
         tables: dict[str, dict[str, int]] = {}
         for row in rows:
             tables.setdefault(row["table"], {})[row["op"]] = row["n"]
@@ -170,19 +171,21 @@ def _ledgers(case: Case) -> tuple[LedgerFacts, ...]:
                 tables=tables,
                 first=_time(min((first for first, _ in times), default=None)),
                 last=_time(max((last for _, last in times), default=None)),
-                rates=_rates(case.engine.rows(_by_second, name)),
+                rates=_rates(case.engine.rows(by_second, name)),
             )
         )
     return tuple(facts)
 
 
-def _by_operation(name: str) -> Expr:
+def by_operation(name: str) -> Expr:
+    """Changes of a ledger by table and operation."""
     t = ibis.table(CHANGE, name=name)
     grouped = t.group_by("table", "op").agg(n=t.count(), first=t["committed_at"].min(), last=t["committed_at"].max())
     return grouped.order_by("table", "op")
 
 
-def _by_second(name: str) -> Expr:
+def by_second(name: str) -> Expr:
+    """Changes of a ledger by the second of their commit."""
     t = ibis.table(CHANGE, name=name)
     t = t.filter(t["committed_at"].notnull(), t["op"] != "r")
     return t.group_by(second=t["committed_at"] // 1_000_000).agg(n=t.count()).order_by("second")
@@ -204,7 +207,7 @@ def _accounts(case: Case) -> tuple[Account, ...]:
     if case.log is None or case.archive is None:
         return ()
     holes: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for row in case.engine.rows(_missing_offsets):
+    for row in case.engine.rows(missing_offsets):
         runs = holes.setdefault((row["topic"], row["partition"]), [])
         if runs and runs[-1][1] == row["offset"]:
             runs[-1] = (runs[-1][0], row["offset"] + 1)
@@ -216,7 +219,8 @@ def _accounts(case: Case) -> tuple[Account, ...]:
     )
 
 
-def _missing_offsets() -> Expr:
+def missing_offsets() -> Expr:
+    """Offsets that neither archive nor dead letter queue holds, the first 100,000."""
     t = FINDINGS.filter(FINDINGS["place"] == "sink", FINDINGS["name"].isin(("lost-change", "offset-hole")))
     return t.select("topic", "partition", "offset").order_by("topic", "partition", "offset").limit(100_000)
 
@@ -224,11 +228,12 @@ def _missing_offsets() -> Expr:
 def _verified_through(case: Case) -> VerifiedThrough | None:
     if case.later is None or "source" in case.failures:
         return None
-    rows = case.engine.rows(_last_transaction)
+    rows = case.engine.rows(last_transaction)
     return VerifiedThrough(rows[0]["xid"], rows[0]["commit_lsn"], _time(rows[0]["committed_at"])) if rows else None
 
 
-def _last_transaction() -> Expr:
+def last_transaction() -> Expr:
+    """The last transaction up to the cut."""
     t = transactions().cross_join(BOUNDS)
     t = t.filter(~(t["commit_lsn"] > t["through"]).fill_null(False))
     return t.select("xid", "commit_lsn", "committed_at").order_by(ibis.desc("commit_lsn")).limit(1)

@@ -60,8 +60,6 @@ def events_of(
     those of `events` (`level`, …). Raises the `ServiceError` of a server that can't be asked.
     """
     with _run_folder(folder) as run:
-        catalogue = _catalogue(endpoints)
-        tables = _captured(endpoints, catalogue)
         begun = datetime.now(UTC)
         # Before the slot is opened: nothing that it witnesses lies below these offsets.
         begin = end_offsets(endpoints, captured_topics(endpoints))
@@ -78,7 +76,9 @@ def events_of(
             tell("waiting until what was committed is archived")
             settled = settle(endpoints, source=source, sink=sink, timeout_seconds=timeout_seconds)
             settled.cut.save(run / "ledgers" / "cut.json")
-            topics = _existing_topics(endpoints, tables)
+            # Only now: tables that were made meanwhile are there too, and every transaction id is below the next one.
+            catalogue = _catalogue(endpoints)
+            topics = _existing_topics(endpoints, _captured(endpoints, catalogue))
             tell("reading the log")
             log = read_log(
                 endpoints.bootstrap_servers,
@@ -137,8 +137,7 @@ def _state_once(
     tell: Tell,
     timeout_seconds: float,
 ) -> tuple[Report, StateRead]:
-    catalogue = _catalogue(endpoints)
-    wanted = tables if tables is not None else _captured(endpoints, catalogue)
+    wanted = tables if tables is not None else _captured(endpoints, _catalogue(endpoints))
     markers: list[Marker] = []
     tell("reading the tables in one snapshot")
     read = read_state(
@@ -150,16 +149,11 @@ def _state_once(
         on_snapshot=lambda _: markers.append(mark(endpoints)),
     )
     tell("waiting until the cut is archived")
-    topics = _existing_topics(endpoints, read.tables)
-    settled = settle(
-        endpoints,
-        topics=topics.values(),
-        source=source,
-        sink=sink,
-        marker=markers[0],
-        timeout_seconds=timeout_seconds,
-    )
+    settled = settle(endpoints, source=source, sink=sink, marker=markers[0], timeout_seconds=timeout_seconds)
     tell("reading the archive")
+    # Only now: the topic of a new table comes with its first change.
+    catalogue = _catalogue(endpoints)
+    topics = _existing_topics(endpoints, read.tables)
     archive = _archive(endpoints, run / "ledgers" / "archive", topics, catalogue, modes, None)
     tell("comparing")
     cut = settled.cut
