@@ -23,7 +23,7 @@ BROKEN = """{
     "database.dbname": "shop",
     "topic.prefix": "shop",
     "plugin.name": "pgoutput",
-    "slot.nam": "orders",
+    "slot.naem": "orders",
     "exactly.once.support": "required",
     "provide.transaction.metadata": "true"
   }
@@ -285,7 +285,7 @@ def test_render_takes_a_builder_out_of_a_module() -> None:
 
 
 def test_render_says_where_a_model_is_wrong(snapshot: SnapshotAssertion) -> None:
-    text = "model: PostgresSource\nname: s\nslot_nam: a\nvalue_converter: {model: AvroConvertor}\n"
+    text = "model: PostgresSource\nname: s\nslot_naem: a\nvalue_converter: {model: AvroConvertor}\n"
     done = run("render", write("bad.yaml", text))
     assert done.returncode == 2
     assert shown(done) == snapshot

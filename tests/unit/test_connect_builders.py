@@ -168,7 +168,7 @@ def test_models_and_secrets_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("key", "suggestion"),
     [
-        ("slot.nam", "slot.name"),
+        ("slot.naem", "slot.name"),
         ("table.whitelist", None),
         ("heartbeat.interval", "heartbeat.interval.ms"),
         ("publication.autocreate.mod", "publication.autocreate.mode"),
@@ -185,14 +185,14 @@ def test_an_unknown_key_is_met_with_the_nearest_one(key: str, suggestion: str | 
 def test_an_unknown_key_of_a_transform_is_named_whole() -> None:
     config = postgres(transforms=(InsertField(name="meta", topic_field="t"),)).to_config()
     with pytest.raises(ConfigError) as refused:
-        PostgresSource.from_config({**config, "transforms.meta.ofset.field": "o"})
-    assert refused.value.detail == ('$["transforms.meta.ofset.field"]: unknown key; did you mean `offset.field`?')
+        PostgresSource.from_config({**config, "transforms.meta.offst.field": "o"})
+    assert refused.value.detail == ('$["transforms.meta.offst.field"]: unknown key; did you mean `offset.field`?')
 
 
 def test_an_unknown_field_is_met_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="1 finding") as refused:
-        postgres(slot_nam="x")
-    assert "slot_nam: no such field; did you mean `slot_name`?" in (refused.value.detail or "")
+        postgres(slot_naem="x")
+    assert "slot_naem: no such field; did you mean `slot_name`?" in (refused.value.detail or "")
 
 
 def test_all_findings_come_at_once() -> None:

@@ -214,7 +214,7 @@ BROKEN = [
     Broken("KEY-01", source("transforms.gone.type", FILTER)),
     Broken("KEY-01", sink("value.converter.apicurio.registry.autoregister", "true")),
     Broken("KEY-02", sink("flush.size", None), "confluent"),
-    Broken("KEY-03", source("offset.mismatch.strategy", "trust_ofset")),
+    Broken("KEY-03", source("offset.mismatch.strategy", "trust_offst")),
     Broken("REG-01", at("registry")({"compatibility": "NONE"})),
     Broken("REG-02", at("registry")({"compatibility": "FULL"})),
     Broken("SEC-01", source("database.password", "hunter2")),

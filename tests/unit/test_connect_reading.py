@@ -163,9 +163,9 @@ BAD = {
         "f.json:1:25: connector `a` has no `connector.class`",
     ),
     "no_idea": (
-        '{"conector.class": "x"}',
+        '{"connectr.class": "x"}',
         "f.json:1:1: neither a connector (no `connector.class`), worker, topic nor registry; "
-        "is `conector.class` meant to be `connector.class`?",
+        "is `connectr.class` meant to be `connector.class`?",
     ),
     "unknown_class": (
         '{"connector.class": "io.debezium.connector.postgres.PostgresConnector"}',

@@ -63,7 +63,7 @@ class PostgresSource(Source):
     """Java class that makes TLS sockets. Default: the driver's."""
 
     database_tcp_keep_alive: Annotated[bool | None, Key("database.tcpKeepAlive")] = None
-    """Send TCP keep-alives, which find a half-open connection. Default true."""
+    """Send TCP keep-alive probes, which find a half-open connection. Default true."""
 
     database_initial_statements: Annotated[str | None, Key("database.initial.statements")] = None
     """SQL run on each new connection, `;` between statements. Default none."""
