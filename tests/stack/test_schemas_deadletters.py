@@ -133,7 +133,7 @@ def _garbage(registry: Registry, topic: str, valid: bytes) -> dict[str, tuple[by
         "unknown id": (None, encode_frame(1_999_999_999, payload)),
         "truncated": (None, encode_frame(schema_id, payload[: len(payload) // 2])),
         "noise": (None, b"\x07" + random.Random(6).randbytes(1_000_000 - 1)),
-        "bad key": (b"\x01key", valid),
+        "bad key": (b"\x01a key", valid),
         "another schema": (None, encode_frame(other, b"\x02")),
     }
 

@@ -16,7 +16,6 @@ from cdcpipe.errors import ConfigError, StackNotRunning, UsageError
 
 if TYPE_CHECKING:
     from cdcpipe.schemas.catalog import Catalog
-    from cdcpipe.schemas.compatibility import Mode
     from cdcpipe.schemas.registry import Registry
     from cdcpipe.schemas.types import Modes
     from cdcpipe.stack.endpoints import Endpoints
@@ -283,20 +282,12 @@ def _look(endpoints: Endpoints) -> tuple[Any, ...]:
 
     catalog = _live_catalog(endpoints.postgres.conninfo("owner"))
     with Registry(endpoints.registry_url) as registry:
-        subjects = set(registry.subjects())
-        prefix = endpoints.topic_prefix
-        tables = [name for name in catalog.tables if f"{prefix}.{name}-value" in subjects]
-        common: Mode = registry.mode()
-
-        def mode_of(subject: str) -> Mode:
-            return registry.mode(subject) if subject in subjects else common
-
         return inspect(
             catalog,
-            tables,
-            prefix=prefix,
+            list(catalog.tables),
+            prefix=endpoints.topic_prefix,
             modes=_connector_modes(None),
             history=registry.history,
-            mode_of=mode_of,
+            mode_of=registry.mode,
             publication=endpoints.publication,
         )

@@ -57,6 +57,8 @@ def inspect(
     for name in tables:
         table = catalog.tables[name]
         if published is not None and not published.has(table):
+            if not history(f"{prefix}.{name}-value"):
+                continue
             found.append(Finding(name, "value", "unpublished"))
             continue
         parts: tuple[tuple[Literal["key", "value"], object], ...] = (

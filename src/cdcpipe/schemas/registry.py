@@ -148,7 +148,7 @@ class Registry:
     # Subjects and versions --------------------------------------------------------------------------
 
     def subjects(self) -> tuple[str, ...]:
-        """Every subject, in order."""
+        """The subjects, in order. Apicurio gives the first thousand."""
         with self._translated("subjects can't be listed"):
             return tuple(sorted(self._client.get_subjects()))
 
