@@ -27,9 +27,14 @@ Examples:
 @click.option("--seconds", type=float, default=20, show_default=True, help="How long to write.")
 @click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Kafka brokers.")
 @click.option("--seed", type=int, default=7, show_default=True, help="What the load's values are drawn from.")
+@click.option(
+    "--warm-up", type=float, help="Seconds of half the rate before it is measured. Default: 0 below 3,000/s, else 20."
+)
 @click.option("--keep", is_flag=True, help="Leave the stack up.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(rate: float, seconds: float, brokers: str, seed: int, keep: bool, as_json: bool) -> None:
+def command(
+    rate: float, seconds: float, brokers: str, seed: int, warm_up: float | None, keep: bool, as_json: bool
+) -> None:
     """Run the whole pipeline on this machine and judge it.
 
     Brings up PostgreSQL, Debezium, Kafka, the registry, the Iceberg sink and an S3 server as real processes, writes
@@ -40,7 +45,7 @@ def command(rate: float, seconds: float, brokers: str, seed: int, keep: bool, as
     from cdcpipe.settings import load_settings
 
     settings = load_settings()
-    plan = DemoSettings(rate=rate, seconds=seconds, brokers=int(brokers), seed=seed, keep=keep)
+    plan = DemoSettings(rate=rate, seconds=seconds, brokers=int(brokers), seed=seed, warm_up=warm_up, keep=keep)
     result, report = run_demo(plan, settings, listener=progress(quiet=as_json))
     if as_json:
         echo_json(result.to_json())

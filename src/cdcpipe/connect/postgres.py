@@ -280,6 +280,9 @@ class PostgresSource(Source):
     provide_transaction_metadata: Annotated[bool | None, Key("provide.transaction.metadata")] = True
     """Give each change its transaction and place in it, and write BEGIN and END records. Debezium's default: false."""
 
+    extended_headers_enabled: Annotated[bool | None, Key("extended.headers.enabled")] = None
+    """Write connector, task and run into headers of each record. Default true."""
+
     topic_transaction: Annotated[str | None, Key("topic.transaction")] = None
     """Last part of the transaction topic. Default transaction."""
 

@@ -66,6 +66,8 @@ def _load(result: DemoResult) -> Section:
         title="rows, committed and archived",
     )
     intro = "Latency is from PostgreSQL's commit time to the moment a read_committed consumer has the record."
+    if result.warm_up_seconds:
+        intro += f" {result.warm_up_seconds:g} s of warm-up at half the rate came before; they are verified, not shown."
     return Section("Load", intro, charts=[rates, latency, archived], anchor="load")
 
 

@@ -26,7 +26,7 @@ from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.settings import Settings
-from cdcpipe.stack.deploy import ensure_topics
+from cdcpipe.stack.deploy import await_flow, ensure_topics
 from cdcpipe.stack.endpoints import WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify.judge import events as verify_events
@@ -44,13 +44,18 @@ _WITNESS_RATE_MAX = 3000
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """What a demo does. `rate` in events a second, for `seconds`."""
+    """What a demo does: `rate` in events a second, for `seconds`.
+
+    `warm_up` seconds of half the rate come first: they are verified like all else, but not measured. Their default
+    is 0 below 3,000 events/s, else 20: a JVM that has just started compiles its code while it should work.
+    """
 
     rate: float = 1000
     seconds: float = 20
     brokers: int = 1
     seed: int = 7
     connections: int = 4
+    warm_up: float | None = None
     keep: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +65,15 @@ class DemoSettings:
             raise UsageError(f"`--seconds {self.seconds:g}` is not between 1 and 86,400")
         if self.brokers not in (1, 3):
             raise UsageError(f"a stack has 1 or 3 brokers, not {self.brokers}")
+        if self.warm_up is not None and not (math.isfinite(self.warm_up) and 0 <= self.warm_up <= 3600):
+            raise UsageError(f"`--warm-up {self.warm_up:g}` is not between 0 and 3,600")
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """The warm-up, or its default."""
+        if self.warm_up is None:
+            return 0 if self.rate < _WITNESS_RATE_MAX else 20
+        return self.warm_up
 
 
 class _Phases:
@@ -132,6 +146,8 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
         poll_seconds=0.5 if plan.rate <= _WITNESS_RATE_MAX else 3600,
     )
     with witness:
+        if plan.warm_up_seconds:
+            phases.run("warm-up", f"warming up for {plan.warm_up_seconds:g} s", lambda: _warm_up(plan, endpoints, shop))
         sampler, work = phases.run("load", _title(plan), lambda: _load(plan, stack, shop, run, phases.listener))
         settled = phases.run(
             "settle", "waiting until all of it is archived", lambda: settle(endpoints, timeout_seconds=300)
@@ -146,6 +162,14 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
 
 def _title(plan: DemoSettings) -> str:
     return f"writing {plan.rate:,.0f} events/s for {plan.seconds:g} s"
+
+
+def _warm_up(plan: DemoSettings, endpoints: Endpoints, shop: Shop) -> None:
+    rate = max(1, plan.rate / 2)
+    work = Workload(endpoints.postgres, shop, rate=rate, seconds=plan.warm_up_seconds, connections=plan.connections)
+    with work:
+        work.wait()
+    await_flow(endpoints, archive=False, timeout_seconds=300)  # the measured part begins without a backlog
 
 
 def _load(
@@ -214,6 +238,7 @@ def _result(
         seconds=plan.seconds,
         brokers=plan.brokers,
         seed=plan.seed,
+        warm_up_seconds=plan.warm_up_seconds,
         events=work.events,
         achieved_rate=round(work.achieved_rate, 1),
         latency_ms=Latency(
@@ -230,7 +255,7 @@ def _result(
         duplicates=report["duplicate-change"].found + report["duplicate-row"].found,
         altered=report["value-drift"].found,
         peak_rss_bytes=sampler.peak_memory,
-        cpu_seconds=sampler.cpu_seconds(),
+        cpu_seconds=sampler.cpu_seconds,
         phases=(),
         rows_by_table=work.events_by_table,
         files_by_hour={hour: count for hour, (count, _) in hours.items()},

@@ -57,6 +57,7 @@ class Sampler:
         self.samples: list[Sample] = []
         self.latencies: list[float] = []
         self.peak_memory: dict[str, int] = {}
+        self.cpu_seconds: dict[str, float] = {}  # of the load, by component
 
     def run_until_done(self) -> None:
         """Sample until the workload has ended."""
@@ -92,6 +93,7 @@ class Sampler:
                 )
                 events_before, target_before = progress.events_committed, progress.events_target
                 self._tell(progress.events_committed, archived)
+        self.cpu_seconds = {name: round(used - self._cpu_begin.get(name, 0), 1) for name, used in self._cpu().items()}
 
     def _tell(self, committed: int, archived: int | None) -> None:
         last = self.samples[-1]
@@ -117,10 +119,6 @@ class Sampler:
             with contextlib.suppress(psutil.Error):
                 used[name] = component.cpu_seconds()
         return used
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """Component -> CPU seconds since the load began."""
-        return {name: round(used - self._cpu_begin.get(name, 0.0), 1) for name, used in self._cpu().items()}
 
 
 def _rate(taken: list[TapSample]) -> float:

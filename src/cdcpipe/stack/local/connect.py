@@ -36,6 +36,9 @@ class ConnectWorker(JavaProcess):
         aot: Path,
     ) -> None:
         super().__init__("connect", version, folder, log_folder, heap_mb=heap_mb, aot=aot)
+        # Records live as long as a batch. A small young generation would be collected several times a second, and
+        # what is in flight then would be copied each time.
+        self.young_mb = heap_mb * 2 // 5
         self.port = port
         self._jars = jars
         self._config = config

@@ -86,6 +86,7 @@ class JavaProcess(LocalProcess):
     def __init__(self, name: str, version: str, folder: Path, log_folder: Path, *, heap_mb: int, aot: Path) -> None:
         super().__init__(name, version, folder, log_folder)
         self.heap_mb = heap_mb
+        self.young_mb: int | None = None  # None: the JVM's own choice, which grows and shrinks with the load
         self._aot = aot
 
     def launch(self) -> Sequence[str]:
@@ -107,8 +108,9 @@ class JavaProcess(LocalProcess):
         return [
             str(java_executable()),
             *_JVM,
-            f"-Xms{min(128, self.heap_mb)}m",
+            f"-Xms{min(128, self.heap_mb) if self.young_mb is None else self.heap_mb}m",
             f"-Xmx{self.heap_mb}m",
+            *([] if self.young_mb is None else [f"-Xmn{self.young_mb}m"]),
             "-XX:MaxMetaspaceSize=256m",
             "-XX:ReservedCodeCacheSize=96m",
             f"-Djava.io.tmpdir={self.folder.resolve()}",
