@@ -336,8 +336,10 @@ def test_verdicts_equal_those_of_avros_own_java_on_ten_thousand_pairs(judge: Jud
         java = judge.verdict(*texts)
         flaw = _flaw(texts[0]) or _flaw(texts[1])
         if flaw:
-            # The specification forbids a second definition; Java takes one that equals the first.
-            assert java.startswith("ERROR") or "defined twice" in flaw, (java, flaw, texts)
+            # The specification forbids a second definition and a name that is used before it is defined. Java 1.12
+            # takes a definition that equals the first, and finds some names that come later.
+            lenient = "defined twice" in flaw or "not defined before" in flaw
+            assert java.startswith("ERROR") or lenient, (java, flaw, texts)
             count["no schema"] += 1
             return
         if "Schema fields not set yet" in java:
