@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.quality.histories import PARTITIONS, History, Row, value
+from tests.quality.histories import PARTITIONS, TABLES, History, Row, value
 
 Damage = Callable[[History], set[str]]
 DAMAGES: dict[str, list[Damage]] = {}
@@ -480,6 +480,52 @@ def snapshot_row_older_than_the_stream(h: History) -> set[str]:
     row["after"] = altered(h, row["after"], "version")
     h.lay_out()
     return {"handoff-gap"}
+
+
+def read_with_a_past(h: History, *, alone: bool) -> list[Row]:
+    """Snapshot rows of which the wal ledger knows a change from before, `alone`: that nothing follows."""
+    known = {(row["table"], row["key"]) for row in h.wal if row["commit_lsn"] < (h.snapshot_lsn or 0)}
+    rows = [row for row in h.log if row["op"] == "r" and row["key"] is not None]
+    rows = [row for row in rows if (row["table"], row["key"]) in known and TABLES[row["table"]] == "full"]
+    return [row for row in rows if not alone or len(of_key(h, row)) == 1]
+
+
+@damages("handoff-gap")
+def row_that_the_snapshot_left_out(h: History) -> set[str]:
+    remove(h.log, pick(h, read_with_a_past(h, alone=False)))
+    h.lay_out()
+    return {"handoff-gap"}
+
+
+@damages("handoff-gap")
+def row_that_the_snapshot_read_too_early(h: History) -> set[str]:
+    row = pick(h, read_with_a_past(h, alone=True))
+    row["after"] = altered(h, row["after"], "version")
+    h.lay_out()
+    return {"handoff-gap"}
+
+
+@damages("resurrection")
+def row_that_the_snapshot_read_after_its_deletion(h: History) -> set[str]:
+    reads = [row for row in h.log if row["op"] == "r" and row["key"] is not None]
+    streamed_keys = {(row["table"], row["key"]) for row in h.log if row["op"] != "r"}
+    gone = [
+        row
+        for row in h.wal
+        if row["op"] == "d"
+        and row["key"] is not None
+        and row["commit_lsn"] < (h.snapshot_lsn or 0)
+        and (row["table"], row["key"]) not in streamed_keys
+        and not any(
+            (each["table"], each["key"]) == (row["table"], row["key"]) and each["lsn"] > row["lsn"] for each in h.wal
+        )
+    ]
+    row = pick(h, gone)
+    like = pick(h, [each for each in reads if each["table"] == row["table"]])
+    read = copy.copy(like) | {"key": row["key"], "after": row["before"], "unknown": None, "dead": False}
+    h.log.insert(h.log.index(like), read)
+    h.lay_out()
+    return {"resurrection"}
 
 
 @damages("handoff-overlap")

@@ -222,6 +222,8 @@ class Case:
 
     def _chain(self) -> None:
         self.engine.save("full_tables", sequence.full_tables)
+        if self.has_wal and self.totals.read:
+            self.engine.append("findings", sequence.snapshot_findings)
         if not self.engine.save("chain", sequence.chain, self.has_wal):
             return
         self.engine.save("chain_details", sequence.chain_details, self.has_wal)

@@ -29,7 +29,7 @@ def queries() -> Iterator[tuple[Callable[..., Expr], tuple[Any, ...]]]:
     plain = (
         (source.source_blocks, source.pairs, source.wal_repeats, source.wal_transactions, source.log_transactions),
         (source.snapshots, source.first_streamed, source.orphans, source.missing, source.phantoms, source.differing),
-        (source.emptied, sequence.repeat_tails, sequence.full_tables, sequence.truncates),
+        (source.emptied, sequence.repeat_tails, sequence.full_tables, sequence.truncates, sequence.snapshot_findings),
         (sink.sink_blocks, sink.archive_pairs, sink.objects, sink.holes, sink.missing_rows, sink.phantom_rows),
         (sink.differing_rows, sink.unaccounted, sink.undelivered, sink.accounts),
         (sink.misfiled_by_commit, sink.misfiled_by_time),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ibis
 
-from cdcpipe.verify.source import RECORD, pairs, repeats, set_aside, streamed, transactions
-from cdcpipe.verify.tables import FINDINGS, LOG, TABLES, Expr, digest_key, finding, saved, toast
+from cdcpipe.verify.source import RECORD, pairs, repeats, set_aside, snapshots, streamed, transactions
+from cdcpipe.verify.tables import FINDINGS, LOG, TABLES, Expr, digest_key, digest_record, finding, saved, toast
 
 __all__ = [
     "chain",
@@ -22,6 +22,7 @@ __all__ = [
     "order_breaks",
     "repeat_findings",
     "repeat_tails",
+    "snapshot_findings",
     "truncates",
 ]
 
@@ -188,68 +189,73 @@ def full_tables() -> Expr:
     return every.select(table=every["table"], full=ibis.coalesce(every["full"], (every["bare"] == 0).fill_null(False)))
 
 
+_OPS = {"c": 1, "u": 2, "d": 3, "r": 4}
+
+
 def chain(has_wal: bool) -> Expr:
-    """Changes that don't continue their key's previous one: `flag` says how. Lean, since it reads everything."""
-    t = LOG.filter(LOG["key"].notnull(), LOG["op"].isin(("c", "u", "d", "r")))
+    """Changes that don't continue their key's previous one: `flag` says how.
+
+    It sorts all changes by key, so it carries as little as it can: hashes for keys, images and places.
+    """
+    t = LOG.filter(LOG["key"].notnull(), LOG["op"].isin(tuple(_OPS)))
     t = _kept(t, has_wal)
     t = t.join(saved("full_tables", full_tables), "table")
+    nothing = ibis.null("int64")
+    hole = toast(t["unknown"])
     t = t.select(
-        *RECORD,
-        "op",
+        "offset",
         "lsn",
-        "full",
+        place=_place(t),
+        what=ibis.cases(*((t["op"] == op, number) for op, number in _OPS.items()), else_=0).cast("int8"),
         k=digest_key(t["table"], t["key"]),
-        claim=ibis.cases((toast(t["unknown"]), ibis.null("int64")), else_=digest_key("", t["before"])),
-        state=ibis.cases((toast(t["unknown"]), ibis.null("int64")), else_=digest_key("", t["after"])),
-        told=t["before"].notnull(),
+        claim=ibis.cases((t["full"] & t["before"].notnull() & ~hole, digest_key("", t["before"])), else_=nothing),
+        state=ibis.cases((hole, nothing), else_=digest_key("", t["after"])),
     )
-    row = ibis.window(group_by=[t["k"]], order_by=[t["offset"], t["partition"]])
-    t = t.mutate(
-        prev_op=t["op"].lag().over(row),
-        prev_topic=t["topic"].lag().over(row),
-        prev_partition=t["partition"].lag().over(row),
-        prev_offset=t["offset"].lag().over(row),
-        prev_lsn=t["lsn"].lag().over(row),
-        prev_state=t["state"].lag().over(row),
-    )
-    t = t.filter(t["prev_op"].notnull())
-    broken = (t["full"] & t["told"] & (t["claim"] != t["prev_state"])).fill_null(False)
-    creates_existing = (t["op"] == "c") & (t["prev_op"] != "d")
-    changes_absent = t["op"].isin(("u", "d")) & (t["prev_op"] == "d")
-    not_continued = creates_existing | changes_absent | (t["op"].isin(("u", "d")) & (t["prev_op"] != "d") & broken)
+    row = ibis.window(group_by=[t["k"]], order_by=[t["offset"], t["place"]])
+    t = t.mutate(**{f"prev_{name}": t[name].lag().over(row) for name in ("what", "place", "offset", "lsn", "state")})
+    t = t.filter(t["prev_what"].notnull())
+    created, deleted, read = _OPS["c"], _OPS["d"], _OPS["r"]
+    changes = t["what"].isin((_OPS["u"], deleted))
+    creates_existing = (t["what"] == created) & (t["prev_what"] != deleted)
+    changes_absent = changes & (t["prev_what"] == deleted)
+    other = changes & (t["prev_what"] != deleted) & (t["claim"] != t["prev_state"]).fill_null(False)
+    not_continued = creates_existing | changes_absent | other
     overlap = (t["lsn"] <= t["prev_lsn"]).fill_null(False)
     flag = ibis.cases(
-        ((t["topic"] != t["prev_topic"]) | (t["partition"] != t["prev_partition"]), "split"),
-        (t["op"] == "r", "reread"),
-        ((t["prev_op"] == "r") & (not_continued | overlap), "handoff"),
-        ((t["prev_op"] != "r") & not_continued, "gap"),
+        (t["place"] != t["prev_place"], "split"),
+        (t["what"] == read, "reread"),
+        ((t["prev_what"] == read) & (not_continued | overlap), "handoff"),
+        ((t["prev_what"] != read) & not_continued, "gap"),
         else_=ibis.null("string"),
     )
     t = t.mutate(flag=flag, broken=not_continued)
-    previous = ("prev_op", "prev_topic", "prev_partition", "prev_offset")
-    return t.filter(t["flag"].notnull()).select(*RECORD, "flag", "broken", *previous)
+    return t.filter(t["flag"].notnull()).select("place", "offset", "flag", "broken", "prev_place", "prev_offset")
+
+
+def _place(t: Expr) -> Expr:
+    """A number for topic and partition."""
+    return digest_record(t["topic"], t["partition"], ibis.null("int64"), ibis.null("int64"))
 
 
 def chain_details(has_wal: bool) -> Expr:
     """The flagged changes with what a finding needs of them and of the one before."""
     f = saved("chain", chain, has_wal)
-    wanted = (*_CHANGE, "before", "after")
-    now = LOG.select(*RECORD, *wanted)
+    now = LOG.select(*RECORD, *_CHANGE, "before", "after", place=_place(LOG))
     then = LOG.select(
-        prev_topic="topic",
-        prev_partition="partition",
-        prev_offset="offset",
-        **{f"prev_{name}": name for name in ("xid", "seq", "lsn", "before", "after", "key")},
+        prev_place=_place(LOG),
+        prev_offset=LOG["offset"],
+        **{f"prev_{name}": LOG[name] for name in ("xid", "seq", "lsn", "op", "before", "after", "key", "table")},
     )
-    f = f.join(now, list(RECORD)).join(then, ["prev_topic", "prev_partition", "prev_offset"])
+    f = f.join(now, ["place", "offset"]).join(then, ["prev_place", "prev_offset"])
     tx = transactions().select(tx_xid="xid", at="commit_lsn")
     prev_tx = transactions().select(prev_tx="xid", prev_at="commit_lsn")
     f = f.left_join(tx, f["xid"] == tx["tx_xid"])
     f = f.left_join(prev_tx, f["prev_xid"] == prev_tx["prev_tx"])
-    f = f.filter(f["key"] == f["prev_key"])
+    # Two keys with one hash are no chain.
+    f = f.filter(f["key"] == f["prev_key"], f["table"] == f["prev_table"])
     return f.mutate(
         at=ibis.coalesce(f["at"], f["commit_lsn"]), prev_at=ibis.coalesce(f["prev_at"], f["prev_lsn"])
-    ).drop("tx_xid", "prev_tx")
+    ).drop("tx_xid", "prev_tx", "place", "prev_place", "prev_table")
 
 
 def truncates() -> Expr:
@@ -327,6 +333,63 @@ def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
         expected_after=f["prev_after"],
         found_before=f["before"],
         found_after=f["after"],
+    )
+
+
+def snapshot_findings() -> Expr:
+    """What was committed before the snapshot and never streamed must be in it: `handoff-gap`, or `resurrection`.
+
+    Only keys of which the wal ledger knows a change from before; only where there was one snapshot.
+    """
+    before = FINDINGS.filter(FINDINGS["name"] == "covered", FINDINGS["place"] == "source")
+    emptied = before.filter(before["op"] == "t").group_by(t_table=before["table"]).agg(t_lsn=before["lsn"].max())
+    before = before.filter(before["key"].notnull(), before["op"].isin(("c", "u", "d")))
+    row = ibis.window(
+        group_by=[before["table"], before["key"]], order_by=[before["commit_lsn"].desc(), before["seq"].desc()]
+    )
+    before = before.mutate(from_end=ibis.row_number().over(row))
+    last = before.filter(before["from_end"] == 0)
+    last = last.left_join(emptied, last["table"] == emptied["t_table"])
+    last = last.join(saved("full_tables", full_tables), "table")
+    gone = (last["op"] == "d") | (last["lsn"] < last["t_lsn"]).fill_null(False)
+    last = last.mutate(gone=gone)
+    one = saved("snapshots", snapshots)
+    last = last.cross_join(one.filter(one["first_snapshot"] == one["last_snapshot"]).select("first_snapshot"))
+    # A change from before that was streamed all the same is an overlap, and may be newer than the last missing one.
+    t = streamed(LOG)
+    tx = transactions().select(tx_xid="xid", at="commit_lsn")
+    t = t.join(tx, t["xid"] == tx["tx_xid"]).cross_join(one.select("first_snapshot"))
+    again = t.filter(t["at"] <= t["first_snapshot"], t["key"].notnull()).select("table", "key").distinct()
+    last = last.anti_join(again, ["table", "key"])
+    r = LOG.filter(LOG["op"] == "r", LOG["key"].notnull())
+    r = r.select(
+        r_table="table",
+        r_key="key",
+        r_topic="topic",
+        r_partition="partition",
+        r_offset="offset",
+        r_after="after",
+    )
+    t = last.left_join(r, [last["table"] == r["r_table"], last["key"] == r["r_key"]])
+    absent = ~t["gone"] & t["r_offset"].isnull()
+    back = t["gone"] & t["r_offset"].notnull()
+    # Without full old rows the WAL may not hold an unchanged TOAST value, so images say nothing.
+    other = ~t["gone"] & t["full"] & t["r_offset"].notnull() & ~t["expected_after"].identical_to(t["r_after"])
+    t = t.mutate(absent=absent, back=back).filter(absent | back | other)
+    note = ibis.cases(
+        (t["absent"], "committed before the snapshot, which lacks it"),
+        (t["back"], "deleted before the snapshot, which has it"),
+        else_="the snapshot has another row than was committed before it",
+    )
+    return finding(
+        t,
+        ibis.cases((t["back"], "resurrection"), else_="handoff-gap"),
+        place=ibis.null("string"),
+        note=note,
+        topic=t["r_topic"],
+        partition=t["r_partition"],
+        offset=t["r_offset"],
+        found_after=t["r_after"],
     )
 
 

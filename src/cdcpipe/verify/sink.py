@@ -50,7 +50,7 @@ __all__ = [
     "unaccounted",
 ]
 
-_BLOCK_BITS: Final = 12
+_BLOCK_BITS: Final = 6
 
 
 def _to_archive() -> Expr:

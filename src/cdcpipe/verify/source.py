@@ -52,7 +52,8 @@ __all__ = [
     "wal_transactions",
 ]
 
-_BLOCK_BITS: Final = 8
+_BLOCK_BITS: Final = 4
+"""Small blocks: damage that is spread thinly must not make all of them differ."""
 RECORD: Final = ("topic", "partition", "offset")
 SIDE: Final = (
     *("table", "xid", "seq", "commit_lsn", "lsn", "op", "key", "before", "after"),
