@@ -20,7 +20,8 @@ from cdcpipe.ledger.change import SCHEMA
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.endpoints import PostgresEndpoint
 from cdcpipe.verify import Verdict
-from cdcpipe.verify.cut import StateRead, compare_state, read_state
+from cdcpipe.verify.cut import StateRead, read_state
+from cdcpipe.verify.fold import compare_state
 
 pytestmark = pytest.mark.postgres
 

@@ -218,7 +218,7 @@ def test_a_verdict_needs_checks_that_apply() -> None:
 
 def test_every_expression_compiles_to_spark_sql_too() -> None:
     """What DuckDB ran in this process can be run by Spark: the same expressions, another dialect."""
-    from cdcpipe.verify import cut, sequence, sink, source
+    from cdcpipe.verify import fold, sequence, sink, source
 
     relations = [
         *(
@@ -231,7 +231,7 @@ def test_every_expression_compiles_to_spark_sql_too() -> None:
         *((each, ()) for each in (sink.sink_blocks, sink.archive_pairs, sink.missing_rows, sink.accounts)),
         *((each, (False,)) for each in (sink.overlaps, sink.repeat_rows)),
         (sink.misfiled, (5_000_000,)),
-        *((each, ()) for each in (cut.folded, cut.ranges, cut.divergences)),
+        *((each, ()) for each in (fold.folded, fold.ranges, fold.divergences)),
     ]
     for relation, arguments in relations:
         assert "SELECT" in compiled(relation, *arguments, dialect="pyspark")

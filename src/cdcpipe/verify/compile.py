@@ -14,7 +14,7 @@ from typing import Any
 
 import ibis
 
-from cdcpipe.verify import case, check, cut, images, judge, sequence, sink, source
+from cdcpipe.verify import case, check, fold, images, judge, sequence, sink, source
 from cdcpipe.verify.engine import query_name, sources_digest
 from cdcpipe.verify.evidence import Terms
 from cdcpipe.verify.judge import CHECKS
@@ -35,7 +35,7 @@ def queries() -> Iterator[tuple[Callable[..., Expr], tuple[Any, ...]]]:
         (sink.misfiled_by_commit, sink.misfiled_by_time),
         (case.totals_of, case.object_names, check.findings_counted),
         (judge.unknown_columns, judge.missing_offsets, judge.last_transaction),
-        (cut.folded, cut.ranges, cut.divergences, cut.by_kind, cut.telling_rows, cut.foldable),
+        (fold.folded, fold.ranges, fold.divergences, fold.by_kind, fold.telling_rows, fold.foldable),
     )
     yield from ((each, ()) for group in plain for each in group)
     for flag in (True, False):

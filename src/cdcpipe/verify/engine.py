@@ -39,7 +39,7 @@ _DUCKDB_TYPES = {
 
 
 _SHIPPED: Final = "compiled.json"
-_SOURCES: Final = ("case", "check", "cut", "images", "judge", "sequence", "sink", "source", "tables")
+_SOURCES: Final = ("case", "check", "fold", "images", "judge", "sequence", "sink", "source", "tables")
 
 
 @cache

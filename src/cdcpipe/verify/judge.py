@@ -77,27 +77,32 @@ def events(
     with Engine(memory_limit=memory_limit, threads=threads, temp_folder=temp_folder) as engine:
         case = Case(engine, *evidence, terms)
         case.run()
-        found = tally(case)
-        results = [answer(check, case, found) for check in CHECKS]
-        results.append(_stuck(case, found))
-        results.extend(schema.judge(schemas))
-        report = Report(
-            mode="events",
-            level=terms.level,
-            results=tuple(results),
-            unsettled=found.count("unsettled"),
-            notes=tuple(_notes(case)),
-            made_at=datetime.now(UTC),
-            facts={"changes": max(case.totals.expected, case.totals.streamed), "snapshot_rows": case.totals.read},
-        )
-        if figures and "prepare" not in case.failures:
-            try:
-                report = replace(report, ledgers=_ledgers(case), accounts=_accounts(case))
-            except EvidenceError as error:
-                report = replace(report, notes=(*report.notes, f"no figures: {error.message}"))
-        if report.verdict is Verdict.PASS:
-            report = replace(report, verified_through=_verified_through(case))
+        report = _report(case, schemas, figures=figures)
     return replace(report, seconds=time.perf_counter() - start)
+
+
+def _report(case: Case, schemas: schema.SchemaFacts | None, *, figures: bool) -> Report:
+    found = tally(case)
+    results = [answer(check, case, found) for check in CHECKS]
+    results.append(_stuck(case, found))
+    results.extend(schema.judge(schemas))
+    report = Report(
+        mode="events",
+        level=case.terms.level,
+        results=tuple(results),
+        unsettled=found.count("unsettled"),
+        notes=tuple(_notes(case)),
+        made_at=datetime.now(UTC),
+        facts={"changes": max(case.totals.expected, case.totals.streamed), "snapshot_rows": case.totals.read},
+    )
+    if figures and "prepare" not in case.failures:
+        try:
+            report = replace(report, ledgers=_ledgers(case), accounts=_accounts(case))
+        except EvidenceError as error:
+            report = replace(report, notes=(*report.notes, f"no figures: {error.message}"))
+    if report.verdict is Verdict.PASS:
+        report = replace(report, verified_through=_verified_through(case))
+    return report
 
 
 def _stuck(case: Case, found: Tally) -> CheckResult:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import EvidenceError, PostgresError, StorageError
 from cdcpipe.ledger.archive import read_iceberg
 from cdcpipe.ledger.canonical import Modes
@@ -24,8 +25,9 @@ from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
-from cdcpipe.verify.cut import StateRead, compare_state, read_state
+from cdcpipe.verify.cut import StateRead, read_state
 from cdcpipe.verify.evidence import Cut
+from cdcpipe.verify.fold import compare_state
 from cdcpipe.verify.judge import events
 from cdcpipe.verify.outcome import Report, VerifiedThrough
 from cdcpipe.verify.settle import Marker, captured_topics, end_offsets, mark, settle
@@ -57,8 +59,12 @@ def events_of(
     """Witness the pipeline for `seconds` from now on, and compare what the WAL, the log and the archive have of it.
 
     Ledgers are left in `folder` (default: thrown away) as those of a run. `stop` ends the witnessing early. `terms` are
-    those of `events` (`level`, …). Raises the `ServiceError` of a server that can't be asked.
+    those of `events` (`level`, …). Value modes and skipped operations are those of the source connector's config.
+    Raises the `ServiceError` of a server that can't be asked.
     """
+    config = _config(endpoints, source)
+    modes = modes or Modes.from_config(config)
+    terms.setdefault("skipped_operations", _skipped(config))
     with _run_folder(folder) as run:
         begun = datetime.now(UTC)
         # Before the slot is opened: nothing that it witnesses lies below these offsets.
@@ -118,6 +124,7 @@ def state(
     Raises the `ServiceError` of a server that can't be asked, `UsageError` for a table that is not captured.
     """
     wanted = None if tables is None else list(tables)
+    modes = modes or Modes.from_config(_config(endpoints, source))
     for attempt in range(attempts):
         with _run_folder(folder if attempt == 0 else None) as run:
             report, read = _state_once(endpoints, wanted, run, modes, source, sink, tell, timeout_seconds)
@@ -175,7 +182,8 @@ def judge_run(run: Path | str, **terms: Any) -> Report:
         )
     path = ledgers / "cut.json"
     cut = Cut.load(path) if path.exists() else None
-    return events(**{kind: Ledger.open(each) for kind, each in found.items()}, cut=cut, **terms)  # type: ignore[arg-type]
+    given: dict[str, Any] = {kind: Ledger.open(each) for kind, each in found.items()}
+    return events(**given, cut=cut, **terms)
 
 
 def verified_through(reports: Iterable[Report]) -> Iterator[tuple[Report, VerifiedThrough | None]]:
@@ -202,6 +210,18 @@ def _run_folder(folder: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="cdcpipe-verify-", ignore_cleanup_errors=True) as made:
         yield Path(made)
+
+
+def _config(endpoints: Endpoints, source: str) -> dict[str, str]:
+    """The source connector's config: it says how values are written, and what is skipped."""
+    with ConnectClient(endpoints.connect_url, timeout_seconds=10) as client:
+        return client.config(source)
+
+
+def _skipped(config: dict[str, str]) -> tuple[str, ...]:
+    """Operations that the connector doesn't publish. Debezium's default is to skip truncates."""
+    given = config.get("skipped.operations", "t")
+    return tuple(op for op in (each.strip() for each in given.split(",")) if op and op != "none")
 
 
 def _catalogue(endpoints: Endpoints) -> Catalogue:

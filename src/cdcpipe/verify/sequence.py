@@ -267,12 +267,8 @@ def truncates() -> Expr:
     return t.select(t_table="table", t_at=ibis.coalesce(t["at"], t["commit_lsn"], t["lsn"]), t_xid="xid", t_seq="seq")
 
 
-def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
-    """`key-split`, `key-gap`, `handoff-gap`, `handoff-overlap`, `stale-overwrite`, `resurrection`.
-
-    `resnapshots`: reading a table again is declared, so rows that are read again unchanged are no overlap.
-    """
-    f = saved("chain_details", chain_details, has_wal)
+def _emptied_between(f: Expr) -> Expr:
+    """Records of flagged changes before which their table was truncated, after the change before."""
     # A truncate between the two ends the old chain. Between: by commit, or by place within one transaction.
     cuts = saved("truncates", truncates)
     emptied = f.join(
@@ -286,7 +282,16 @@ def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
             | ((cuts["t_xid"] == f["xid"]) & (cuts["t_seq"] < f["seq"])),
         ],
     )
-    f = f.anti_join(emptied.select(*RECORD).distinct(), RECORD)
+    return emptied.select(*RECORD).distinct()
+
+
+def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
+    """`key-split`, `key-gap`, `handoff-gap`, `handoff-overlap`, `stale-overwrite`, `resurrection`.
+
+    `resnapshots`: reading a table again is declared, so rows that are read again unchanged are no overlap.
+    """
+    f = saved("chain_details", chain_details, has_wal)
+    f = f.anti_join(_emptied_between(f), RECORD)
     same = f["after"].identical_to(f["prev_after"])
     seen_before = (ibis.coalesce(f["at"], f["lsn"]) <= f["prev_at"]).fill_null(False)
     read_again = f["flag"] == "reread"
