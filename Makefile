@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 
 help: ## show this help
-	@awk 'BEGIN{FS=":.*## "} /^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN{FS=":.*## "} /^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.ready ## make .venv from the lock file
 
@@ -28,7 +28,10 @@ lock: ## make requirements.lock anew from pyproject.toml (needs uv)
 demo: venv ## run the whole pipeline on this machine and judge it
 	$(VENV)/bin/cdcpipe demo
 
-test: venv ## all tests, real servers included
+test: venv ## the gate: unit, property, whole commands, real servers (about 10 minutes)
+	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: venv ## every test, the long ones too: migrations, differentials, damage (about an hour)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: venv ## ruff, mypy, codespell
@@ -40,4 +43,4 @@ lint: venv ## ruff, mypy, codespell
 bench: venv ## all benchmarks; JSON lines on stdout
 	@for f in benchmarks/bench_*.py; do $(VENV)/bin/python $$f || exit 1; done
 
-.PHONY: help venv lock demo test lint bench
+.PHONY: help venv lock demo test test-all lint bench

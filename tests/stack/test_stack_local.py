@@ -145,8 +145,8 @@ def test_status_tells_components_lag_and_memory(stack: LocalStack) -> None:
 
 def test_logs_and_psql_reach_the_components(stack: LocalStack) -> None:
     assert "Kafka Connect starting" in _cli(stack, "logs", "connect", "-n", "100000").stdout
-    unknown = _cli(stack, "logs", "conect")
-    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (2, "error: no component is called `conect`")
+    unknown = _cli(stack, "logs", "kafka-9")
+    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (2, "error: no component is called `kafka-9`")
     asked = _cli(stack, "psql", "-Atc", "select current_user")
     assert (asked.returncode, asked.stdout) == (0, "shop\n")
 

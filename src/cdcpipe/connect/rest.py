@@ -381,7 +381,8 @@ class ConnectClient:
 
 def _rebalancing(response: httpx2.Response) -> bool:
     # Documented as 409. A GET of a config answers 500 with the same sentence while a worker joins (4.3.1).
-    return response.status_code in (409, 500) and "rebalance" in response.text
+    # "Momentarily due to stale configuration" is what follows a change of a config.
+    return response.status_code in (409, 500) and any(word in response.text for word in ("rebalance", "momentarily"))
 
 
 def _path(name: str) -> str:

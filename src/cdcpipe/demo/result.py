@@ -53,8 +53,8 @@ class Latency:
 @dataclass(frozen=True, slots=True)
 class DemoResult:
     """Everything that `cdcpipe demo --json` prints. `peak_rss_bytes` holds proportional set sizes; `all` is the peak
-    of the sum at one moment, not the sum of peaks. `cpu_seconds` are those of the load phase. `events`, `achieved_rate` and
-    `latency_ms` leave the warm-up out; the ledgers' figures and the verdict include it."""
+    of the sum at one moment, not the sum of peaks. `cpu_seconds` are those of the load. `events`, `achieved_rate`
+    and `latency_ms` leave the warm-up out; the ledgers' figures and the verdict include it."""
 
     verdict: str
     sentence: str

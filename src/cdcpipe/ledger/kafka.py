@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import stamina
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
@@ -112,7 +113,7 @@ class PartitionReader:
             )
         for topic in self.topics:
             for partition in known[topic].partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
+                low, high = _watermarks(consumer, TopicPartition(topic, partition))
                 begin = self.begin.get((topic, partition), low)
                 end = self.end.get((topic, partition), high)
                 if begin < low:
@@ -176,3 +177,16 @@ class PartitionReader:
                 finished.append(TopicPartition(each.topic, each.partition))
         if finished:
             consumer.pause(finished)
+
+
+def _watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    """First and last stable offset. A leader that is just elected is asked again."""
+    for attempt in stamina.retry_context(on=_may_pass, attempts=10, timeout=30):
+        with attempt:
+            low, high = consumer.get_watermark_offsets(place, timeout=20)
+    return low, high
+
+
+def _may_pass(error: Exception) -> bool:
+    passing = (Code.NOT_LEADER_FOR_PARTITION, Code.LEADER_NOT_AVAILABLE, Code._TRANSPORT, Code._TIMED_OUT)
+    return isinstance(error, KafkaException) and error.args[0].code() in passing

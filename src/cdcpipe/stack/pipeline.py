@@ -18,6 +18,7 @@ from cdcpipe.connect import (
     Hourly,
     IcebergSink,
     InsertField,
+    OtherTransform,
     PostgresSource,
     SecretRef,
     TopicConfig,
@@ -224,6 +225,13 @@ def sink(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces
             topic=endpoints.dead_letter_topic, replication_factor=settings.replicas, retry_timeout_ms=60_000
         ),
         transforms=(
+            # Fails on a valid record that is no change event, which then is a dead letter. Without it such a record
+            # reaches the sink's writer, where a missing required column is a NullPointerException that stops the task.
+            OtherTransform(
+                name="envelope",
+                java_class="org.apache.kafka.connect.transforms.ValueToKey",
+                options={"fields": "op,source"},
+            ),
             InsertField(
                 name="meta",
                 topic_field="kafka_topic",

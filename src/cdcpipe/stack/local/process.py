@@ -39,6 +39,13 @@ def processes_below(folder: Path, programs: frozenset[str]) -> list[psutil.Proce
     return found
 
 
+class _Server(subprocess.Popen[bytes]):
+    """A child that outlives the object that started it, which `Popen` would warn of."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class LocalProcess:
     """Base of all local components: start, find, stop, kill, pause, memory, logs.
 
@@ -102,7 +109,7 @@ class LocalProcess:
         with out.open("ab") as sink:
             try:
                 # A session of its own: Ctrl-C in our terminal must not reach the servers, we stop them in order.
-                self._child = subprocess.Popen(
+                self._child = _Server(
                     self.argv(),
                     cwd=self.working_folder(),
                     env=environment,
