@@ -17,9 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from cdcpipe.ledger.objects import Bucket
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
-from cdcpipe.stack.endpoints import SINK, SOURCE
 from cdcpipe.verify import Verdict, events_of, judge_run, state
 from cdcpipe.verify.progress import Watch
 from cdcpipe.verify.sampling import Sampler
