@@ -114,7 +114,8 @@ def main() -> None:
             start = time.perf_counter()
             report = verify.events(folder / "wal", log, folder / "archive", memory_limit=options.memory_limit)
             seconds = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+        kinds = ("wal", "log", "archive")
+        size = sum(path.stat().st_size for kind in kinds for path in (folder / kind).rglob("*.parquet"))
         result = {
             "benchmark": "verify.events",
             "changes": options.changes,
