@@ -152,6 +152,8 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
         settled = phases.run(
             "settle", "waiting until all of it is archived", lambda: settle(endpoints, timeout_seconds=300)
         )
+        (run / "ledgers").mkdir(exist_ok=True)
+        settled.cut.save(run / "ledgers" / "cut.json")  # so that `cdcpipe verify run` judges as far as we do
         log, wal = phases.run("ledgers", "reading the log and the WAL", lambda: _read(endpoints, tables, run, witness))
         archive = phases.run("archive", "reading the archive", lambda: _read_archive(endpoints, tables, run))
     report = phases.run(

@@ -185,8 +185,9 @@ def source(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlac
         ),
         key_converter=_converter(settings),
         value_converter=_converter(settings),
-        max_batch_size=8192,
-        max_queue_size=32768,
+        # What waits in the queue is copied by each collection of the young generation: 32768 paused it for 0.4 s.
+        max_batch_size=4096,
+        max_queue_size=8192,
         poll_interval_ms=50,
         # Four headers a record that say the same each time: a tenth of the source's work.
         extended_headers_enabled=False,
