@@ -26,7 +26,7 @@ from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.settings import Settings
-from cdcpipe.stack.deploy import await_flow, ensure_topics
+from cdcpipe.stack.deploy import await_flow
 from cdcpipe.stack.endpoints import WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify.judge import events as verify_events
@@ -113,7 +113,7 @@ def run_demo(plan: DemoSettings, settings: Settings, *, listener: Listener = ign
         stack = LocalStack(folder, cache=settings.cache, maven_mirror=settings.maven_mirror, listener=listener)
     done = False
     try:
-        phases.run("up", "bringing the pipeline up", lambda: stack.up(brokers=plan.brokers))
+        phases.run("up", "bringing the pipeline up", lambda: stack.up(brokers=plan.brokers, tables=Shop.TABLES))
         result, report = _judged(plan, stack, run, phases)
         done = True
     finally:
@@ -136,11 +136,7 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
     endpoints, shop = stack.endpoints, Shop(seed=plan.seed)
     tables = (*shop.TABLES, WATERMARK_TABLE)
 
-    def prepare() -> None:
-        ensure_topics(endpoints, stack.settings, shop.TABLES)
-        shop.create(endpoints.postgres)
-
-    phases.run("tables", "making the shop's tables and topics", prepare)
+    phases.run("tables", "making the shop's tables", lambda: shop.create(endpoints.postgres))
     witness = WalWitness(
         endpoints.postgres,
         run / "ledgers" / "wal",

@@ -181,8 +181,11 @@ class LocalProcess:
         return ComponentFailed(self.name, message, detail=shown, hint=f"all of it: `cdcpipe logs {self.name}`")
 
     def _exit_text(self) -> str:
-        code = self._child.returncode if self._child is not None else None
-        if code is None:
+        if self._child is None:  # started by another process: its parent has the code
+            return ""
+        try:
+            code = self._child.wait(2)
+        except subprocess.TimeoutExpired:
             return ""
         return f" (killed by {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cdcpipe.errors import DiskFull, MachineError, StackBusy, StackNotRunning, UsageError
+from cdcpipe.errors import DiskFull, MachineError, StackBusy, StackError, StackNotRunning, UsageError
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, Notice, PhaseFinished, PhaseStarted, ignore
 from cdcpipe.stack.artefacts import Bundle, Store
 from cdcpipe.stack.component import ComponentState
@@ -56,6 +57,7 @@ class LocalStack:
         self.folder = folder.resolve()
         self._store = Store(cache, mirror=maven_mirror, listener=listener)
         self._listener = listener
+        self._giving_up = threading.Event()
         self._plan: Plan | None = Plan.load(self.folder / "stack.json")
 
     # What others see ------------------------------------------------------------------------------
@@ -129,19 +131,22 @@ class LocalStack:
         brokers: int | None = None,
         ports: Mapping[str, int] | None = None,
         versions: Mapping[str, str] | None = None,
+        tables: tuple[str, ...] = (),
         await_archive: bool = False,
     ) -> None:
         """Bring every component up and the pipeline into motion; what runs already is left alone.
 
         Ends when the connectors' tasks run and a probe row came out of Kafka; with `await_archive`, out of the
-        archive too. If anything fails, what this call started is stopped again, and the data stays.
+        archive too. Topics of `tables` (`schema.table`) are made before the sink looks: one that appears later makes
+        it rebalance, and its coordinator start anew. If anything fails, what this call started is stopped again, and
+        the data stays.
         """
         with self._exclusive():
             self._make_plan(brokers, dict(ports or {}), dict(versions or {}))
             started: list[LocalProcess] = []
             try:
                 self._phase("artefacts", "artefacts", self._prepare_artefacts)
-                self._phase("servers", "servers", lambda: self._start_servers(started))
+                self._phase("servers", "servers", lambda: self._start_servers(started, tables))
                 self._phase("pipeline", "pipeline", lambda: self._start_pipeline(await_archive=await_archive))
             except BaseException:
                 self._stop(started)
@@ -313,7 +318,7 @@ class LocalStack:
 
     # Servers --------------------------------------------------------------------------------------
 
-    def _start_servers(self, started: list[LocalProcess]) -> None:
+    def _start_servers(self, started: list[LocalProcess], tables: tuple[str, ...]) -> None:
         """Start what isn't running: PostgreSQL, brokers and S3 at once, the registry and Connect when they can be."""
         brokers = [component for name, component in self.components.items() if name.startswith("kafka-")]
 
@@ -335,32 +340,42 @@ class LocalStack:
             begun = [self._begin(broker, started) for broker in brokers]
             for broker, begin in zip(brokers, begun, strict=True):
                 self._await(broker, begin)
-            ensure_topics(self.endpoints, self.settings)
+            ensure_topics(self.endpoints, self.settings, tables)
             self._start(self.components["connect"], started)
 
+        self._giving_up.clear()
         work = [postgres_and_registry, kafka_and_connect, lambda: self._start(self.components["s3"], started)]
         with ThreadPoolExecutor(len(work)) as pool:
             tasks = [pool.submit(item) for item in work]
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
             except KeyboardInterrupt:
-                self._stop(started)  # so that the other threads' waits end now
+                self._give_up(started)
                 raise
             failed = [task.exception() for task in tasks if task.done() and task.exception() is not None]
             if failed:
-                self._stop(started)
+                self._give_up(started)
                 assert failed[0] is not None
                 raise failed[0]
 
     def _start(self, component: LocalProcess, started: list[LocalProcess]) -> None:
         self._await(component, self._begin(component, started))
 
+    def _give_up(self, started: list[LocalProcess]) -> None:
+        """End what runs, so that the other threads' waits end now, and let them start nothing more."""
+        self._giving_up.set()
+        self._stop(list(started))
+
     def _begin(self, component: LocalProcess, started: list[LocalProcess]) -> float:
         begin = time.monotonic()
         if component.find() is None:
+            if self._giving_up.is_set():
+                raise StackError(f"`{component.name}` was not started: the start was given up")
             self._listener(ComponentStarting(component.name))
             started.append(component)
             component.start()
+            if self._giving_up.is_set():  # it was given up while a folder was being prepared
+                component.kill()
         elif component.state() is ComponentState.PAUSED:
             component.resume()
         return begin
