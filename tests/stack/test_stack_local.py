@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 import subprocess
@@ -102,10 +103,10 @@ def test_a_role_of_the_source_can_not_enter_the_catalog(stack: LocalStack) -> No
 
 
 def test_the_pipelines_s3_key_reaches_its_bucket_only(stack: LocalStack) -> None:
-    client = s3_client(stack.endpoints.s3)
-    client.list_objects_v2(Bucket=stack.endpoints.s3.bucket, MaxKeys=1)  # type: ignore[attr-defined]
-    with pytest.raises(ClientError, match="AccessDenied"):
-        client.create_bucket(Bucket="other")  # type: ignore[attr-defined]
+    with contextlib.closing(s3_client(stack.endpoints.s3)) as client:
+        client.list_objects_v2(Bucket=stack.endpoints.s3.bucket, MaxKeys=1)  # type: ignore[attr-defined]
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.create_bucket(Bucket="other")  # type: ignore[attr-defined]
 
 
 def test_up_again_changes_nothing(stack: LocalStack) -> None:

@@ -121,14 +121,17 @@ class SeaweedS3(LocalProcess):
 
     def readiness(self) -> Readiness:
         """Ready when the bucket is there; it is made on the way."""
-        client = s3_client(self.admin, timeout_seconds=3)
+        admin, pipeline = s3_client(self.admin, timeout_seconds=3), s3_client(self.pipeline, timeout_seconds=3)
         try:
-            names = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]  # type: ignore[attr-defined]
+            names = [bucket["Name"] for bucket in admin.list_buckets()["Buckets"]]  # type: ignore[attr-defined]
             if self.pipeline.bucket not in names:
-                client.create_bucket(Bucket=self.pipeline.bucket)  # type: ignore[attr-defined]
-            s3_client(self.pipeline, timeout_seconds=3).list_objects_v2(Bucket=self.pipeline.bucket, MaxKeys=1)  # type: ignore[attr-defined]
+                admin.create_bucket(Bucket=self.pipeline.bucket)  # type: ignore[attr-defined]
+            pipeline.list_objects_v2(Bucket=self.pipeline.bucket, MaxKeys=1)  # type: ignore[attr-defined]
         except (BotoCoreError, ClientError) as error:
             return Readiness(False, str(error).splitlines()[0])
+        finally:
+            admin.close()
+            pipeline.close()
         return Readiness(True)
 
 
