@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DemoResult", "Latency", "PhaseTime", "Sample"]
+__all__ = ["DemoResult", "Latency", "PhaseTime", "Sample", "quantile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +92,10 @@ class DemoResult:
         content["report"] = str(self.run / "report.html")
         content["phases"] = {phase.phase: round(phase.seconds, 2) for phase in self.phases}
         return {"schema": "cdcpipe.demo/1", **content}
+
+
+def quantile(ordered: list[float], q: float) -> float | None:
+    """The value that a share `q` of `ordered` doesn't exceed, None when it is empty."""
+    if not ordered:
+        return None
+    return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 1)

@@ -8,14 +8,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import psycopg
 
-from cdcpipe.demo.result import DemoResult, Latency, PhaseTime
+from cdcpipe.demo.result import DemoResult, Latency, PhaseTime, quantile
 from cdcpipe.demo.sampler import Sampler
 from cdcpipe.demo.tap import LogTap
 from cdcpipe.errors import UsageError
@@ -121,15 +121,9 @@ def run_demo(plan: DemoSettings, settings: Settings, *, listener: Listener = ign
             shutil.copytree(folder / "log", run / "logs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
         if not (plan.keep and done):
             phases.run("down", "taking it down", lambda: stack.down(purge=True))
-    result = _with_phases(result, phases.times)
+    result = replace(result, phases=tuple(phases.times))
     _leave(result, report, run, settings.runs)
     return result, report
-
-
-def _with_phases(result: DemoResult, times: list[PhaseTime]) -> DemoResult:
-    from dataclasses import replace
-
-    return replace(result, phases=tuple(times))
 
 
 def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -> tuple[DemoResult, Report]:
@@ -242,10 +236,10 @@ def _result(
         events=work.events,
         achieved_rate=round(work.achieved_rate, 1),
         latency_ms=Latency(
-            p50=_quantile(latencies, 0.50),
-            p95=_quantile(latencies, 0.95),
-            p99=_quantile(latencies, 0.99),
-            max=_quantile(latencies, 1.0),
+            p50=quantile(latencies, 0.50),
+            p95=quantile(latencies, 0.95),
+            p99=quantile(latencies, 0.99),
+            max=quantile(latencies, 1.0),
             samples=len(latencies),
         ),
         wal_changes=wal.counts.get("changes", 0),
@@ -265,12 +259,6 @@ def _result(
         run=run,
         samples=tuple(sampler.samples),
     )
-
-
-def _quantile(ordered: list[float], q: float) -> float | None:
-    if not ordered:
-        return None
-    return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 1)
 
 
 def _files_by_hour(objects: object) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psutil
 from pyiceberg.exceptions import NoSuchTableError
 
-from cdcpipe.demo.result import Sample
+from cdcpipe.demo.result import Sample, quantile
 from cdcpipe.demo.tap import LogTap, TapSample
 from cdcpipe.errors import CdcpipeError
 from cdcpipe.events import Listener, Progress
@@ -85,8 +85,8 @@ class Sampler:
                         log=_rate(taken),
                         log_bytes=sum(each.bytes for each in taken),
                         behind_seconds=round(progress.behind_seconds, 3),
-                        p50_ms=_at(latency, 0.5),
-                        p99_ms=_at(latency, 0.99),
+                        p50_ms=quantile(latency, 0.5),
+                        p99_ms=quantile(latency, 0.99),
                         archived=archived,
                         memory=memory,
                     )
@@ -123,7 +123,3 @@ class Sampler:
 
 def _rate(taken: list[TapSample]) -> float:
     return round(sum(each.events for each in taken) / max(1, len(taken)), 1)
-
-
-def _at(ordered: list[float], q: float) -> float | None:
-    return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 1) if ordered else None

@@ -11,6 +11,6 @@ manifest each time, and made anew when it doesn't match.
 from __future__ import annotations
 
 from cdcpipe.stack.artefacts.lock import Bundle, LockedFile, load_lock, locked_version
-from cdcpipe.stack.artefacts.store import Store
+from cdcpipe.stack.artefacts.store import Store, link
 
-__all__ = ["Bundle", "LockedFile", "Store", "load_lock", "locked_version"]
+__all__ = ["Bundle", "LockedFile", "Store", "link", "load_lock", "locked_version"]

@@ -21,7 +21,7 @@ from cdcpipe.events import Listener, Notice, ignore
 from cdcpipe.stack.artefacts.download import Downloader, default_repository, sha256_of
 from cdcpipe.stack.artefacts.lock import Bundle, LockedFile, load_lock, load_wanted, resolve, write_lock
 
-__all__ = ["Store"]
+__all__ = ["Store", "link"]
 
 _MANIFEST = "cdcpipe-manifest.json"
 
@@ -118,7 +118,7 @@ class Store:
                 if bundle.unpack:
                     _unpack(downloader.path(file), staging)
                 else:
-                    _link(downloader.path(file), staging / file.name)
+                    link(downloader.path(file), staging / file.name)
 
         self._build(self.folder_of(bundle), build)
 
@@ -190,7 +190,8 @@ def _files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source`, or a copy where the file system can't."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links

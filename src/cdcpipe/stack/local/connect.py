@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cdcpipe.connect.properties import write_properties
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.connect.worker import WorkerConfig
 from cdcpipe.errors import ConnectError
-from cdcpipe.stack.artefacts import Store
+from cdcpipe.stack.artefacts import Store, link
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.local.java import JavaProcess, java_version, run_java
 
@@ -111,7 +110,7 @@ def make_plugin_folder(store: Store, jars: Path, plugins: Mapping[str, Path]) ->
         for name, folder in plugins.items():
             (staging / name).mkdir()
             for jar in sorted(folder.rglob("*.jar")):
-                _link(jar, staging / name / jar.name)
+                link(jar, staging / name / jar.name)
         run_java(
             "org.apache.kafka.tools.ConnectPluginPath",
             *("sync-manifests", "--plugin-path", str(staging)),
@@ -121,10 +120,3 @@ def make_plugin_folder(store: Store, jars: Path, plugins: Mapping[str, Path]) ->
         )
 
     return store.derived(plugin_folder_name(jars, plugins), build)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
