@@ -16,15 +16,22 @@ Examples:
   cdcpipe up --brokers 3                        three brokers: replication 3, min ISR 2
   cdcpipe up --port postgres=5432 --port s3=9000
   cdcpipe up --with debezium=3.6.0.Final        another version of a part
+  cdcpipe up --observed                         every server exposes metrics; then `cdcpipe monitor`
 """
 )
 @stack_option
 @click.option("--brokers", type=click.IntRange(1, 3), help="1 or 3; fixed when the stack is new.")
 @click.option("--port", "ports", multiple=True, metavar="NAME=N", help="Fix a port (postgres, kafka-1, connect, ...).")
 @click.option("--with", "versions", multiple=True, metavar="PART=VERSION", help="Run another version of a part.")
+@click.option("--observed/--unobserved", default=None, help="Let every server expose metrics; the stack keeps it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the endpoints as one JSON object.")
 def command(
-    stack_folder: Path | None, brokers: int | None, ports: tuple[str, ...], versions: tuple[str, ...], as_json: bool
+    stack_folder: Path | None,
+    brokers: int | None,
+    ports: tuple[str, ...],
+    versions: tuple[str, ...],
+    observed: bool | None,
+    as_json: bool,
 ) -> None:
     """Bring the pipeline up on this machine, and show where it is.
 
@@ -36,7 +43,7 @@ def command(
             raise click.UsageError(f"`--port {name}={text}`: a port is a number from 1 to 65535")
         fixed[name] = int(text)
     stack = open_stack(stack_folder, progress(quiet=as_json), must_exist=False)
-    stack.up(brokers=brokers, ports=fixed, versions=pairs(versions, "--with"))
+    stack.up(brokers=brokers, ports=fixed, versions=pairs(versions, "--with"), observed=observed)
     from cdcpipe.cli.status import addresses
 
     where = addresses(stack)

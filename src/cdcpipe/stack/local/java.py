@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdcpipe.errors import ArtefactError, MissingExtra
 from cdcpipe.stack.local.process import LocalProcess
 
-__all__ = ["JavaProcess", "java_executable", "run_java"]
+__all__ = ["JavaProcess", "MetricsAgent", "java_executable", "run_java"]
 
 # SerialGC is the leanest collector, and fits two cores; compact headers (JDK 25) save a tenth of the heap.
 _JVM = (
@@ -74,6 +75,20 @@ def run_java(main: str, *arguments: str, class_path: str, heap_mb: int = 256, ti
     return done.stdout
 
 
+@dataclass(frozen=True, slots=True)
+class MetricsAgent:
+    """Prometheus' JMX exporter in a server's JVM: its jar, where it listens on loopback, which beans it tells."""
+
+    jar: Path
+    port: int
+    rules: Path
+
+    @property
+    def option(self) -> str:
+        """The JVM's option."""
+        return f"-javaagent:{self.jar}=127.0.0.1:{self.port}:{self.rules}"
+
+
 class JavaProcess(LocalProcess):
     """A server with a main class or a jar, a heap bound and a log of its own.
 
@@ -87,6 +102,7 @@ class JavaProcess(LocalProcess):
         super().__init__(name, version, folder, log_folder)
         self.heap_mb = heap_mb
         self.young_mb: int | None = None  # None: the JVM's own choice, which grows and shrinks with the load
+        self.agent: MetricsAgent | None = None
         self._aot = aot
 
     def launch(self) -> Sequence[str]:
@@ -116,20 +132,24 @@ class JavaProcess(LocalProcess):
             f"-Djava.io.tmpdir={self.folder.resolve()}",
             f"-XX:ErrorFile={(self.log_folder / f'{self.name}.crash').resolve()}",
             f"-Dlog4j2.configurationFile={(self.folder / 'log4j2.properties').resolve()}",
-            *(
-                [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off,cds*=off"]
-                if self._aot.exists()
-                else [f"-XX:AOTCacheOutput={self._learnt}"]
-            ),
+            *self._start_options(),
             *self.launch(),
         ]
+
+    def _start_options(self) -> list[str]:
+        if self.agent is not None:
+            # A JVM with an agent that may rewrite classes can neither use such a cache nor write one.
+            return [self.agent.option]
+        if self._aot.exists():
+            return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off,cds*=off"]
+        return [f"-XX:AOTCacheOutput={self._learnt}"]
 
     @property
     def _learnt(self) -> Path:
         return (self.folder / "learnt.aot").resolve()
 
     def stop(self, *, timeout_seconds: float = 30.0) -> None:
-        learning = self.find() is not None and not self._aot.exists()
+        learning = self.agent is None and self.find() is not None and not self._aot.exists()
         super().stop(timeout_seconds=timeout_seconds + 90 if learning else timeout_seconds)
         if self._learnt.exists() and self.find() is None:
             self._aot.parent.mkdir(parents=True, exist_ok=True)

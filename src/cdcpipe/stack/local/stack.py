@@ -19,20 +19,22 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from cdcpipe.errors import DiskFull, MachineError, StackBusy, StackError, StackNotRunning, UsageError
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, Notice, PhaseFinished, PhaseStarted, ignore
+from cdcpipe.stack import jmx
 from cdcpipe.stack.artefacts import Bundle, Store
 from cdcpipe.stack.component import ComponentState
 from cdcpipe.stack.deploy import await_flow, deploy_connectors, ensure_topics, set_compatibility
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, S3Endpoint
 from cdcpipe.stack.local.connect import ConnectWorker, make_plugin_folder, plugin_folder_name
 from cdcpipe.stack.local.database import prepare_databases
-from cdcpipe.stack.local.java import java_version
+from cdcpipe.stack.local.java import JavaProcess, MetricsAgent, java_version
 from cdcpipe.stack.local.kafka import Broker
 from cdcpipe.stack.local.postgres import Postgres
-from cdcpipe.stack.local.process import LocalProcess
+from cdcpipe.stack.local.process import LocalProcess, processes_below
 from cdcpipe.stack.local.registry import ApicurioRegistry
 from cdcpipe.stack.local.s3 import SeaweedS3
 from cdcpipe.stack.local.state import Credentials, Plan, claim_ports, port_names
@@ -43,6 +45,7 @@ __all__ = ["LocalStack"]
 _PREFIX = "cdc"
 _BUCKET = "lake"
 _REGION = "us-east-1"
+_WATCHERS = frozenset({"prometheus", "prometheus-alertmanager", "alertmanager"})
 _FREE_BYTES_MIN = 2 * 1024**3
 # MB of heap. Together with metaspace, threads and the other servers the whole stays below 3 GB.
 _HEAP = {"kafka": 320, "connect": 768, "registry": 192}
@@ -109,7 +112,14 @@ class LocalStack:
     @cached_property
     def components(self) -> dict[str, LocalProcess]:
         """Name -> component, in the order in which they start."""
-        return {component.name: component for component in self._components()}
+        found = {component.name: component for component in self._components()}
+        for name in found if self.plan.observed else ():
+            component, port = found[name], self.plan.ports.get(f"{name}-metrics")
+            if isinstance(component, JavaProcess) and port is not None:
+                rules = Path(jmx.__file__).with_name(f"{name.partition('-')[0]}.yml")
+                jar = self._bundle_path("jmx-exporter") / self._bundles["jmx-exporter"].files[0].name
+                component.agent = MetricsAgent(jar, port, rules)
+        return found
 
     def running(self) -> list[LocalProcess]:
         """The components that have a process."""
@@ -133,16 +143,17 @@ class LocalStack:
         versions: Mapping[str, str] | None = None,
         tables: tuple[str, ...] = (),
         await_archive: bool = False,
+        observed: bool | None = None,
     ) -> None:
         """Bring every component up and the pipeline into motion; what runs already is left alone.
 
         Ends when the connectors' tasks run and a probe row came out of Kafka; with `await_archive`, out of the
         archive too. Topics of `tables` (`schema.table`) are made before the sink looks: one that appears later makes
-        it rebalance, and its coordinator start anew. If anything fails, what this call started is stopped again, and
-        the data stays.
+        it rebalance, and its coordinator start anew. `observed` servers expose metrics: the plan keeps that, None
+        leaves it as it was. If anything fails, what this call started is stopped again, and the data stays.
         """
         with self._exclusive():
-            self._make_plan(brokers, dict(ports or {}), dict(versions or {}))
+            self._make_plan(brokers, dict(ports or {}), dict(versions or {}), observed)
             started: list[LocalProcess] = []
             try:
                 self._phase("artefacts", "artefacts", self._prepare_artefacts)
@@ -158,11 +169,22 @@ class LocalStack:
             return
         with self._exclusive():
             if self.exists:
+                self._stop_watchers()
                 self._stop(list(self.components.values()))
             if purge:
                 self._purge()
         if purge:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _stop_watchers(self) -> None:
+        """End the Prometheus and Alertmanager that a monitor, killed before it could, left in the folder."""
+        left = processes_below(self.folder, _WATCHERS)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        for process in psutil.wait_procs(left, timeout=10)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _purge(self) -> None:
         if self.exists:
@@ -204,7 +226,9 @@ class LocalStack:
 
     # The plan -------------------------------------------------------------------------------------
 
-    def _make_plan(self, brokers: int | None, ports: dict[str, int], versions: dict[str, str]) -> None:
+    def _make_plan(
+        self, brokers: int | None, ports: dict[str, int], versions: dict[str, str], observed: bool | None
+    ) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < _FREE_BYTES_MIN:
             raise DiskFull(
@@ -214,13 +238,16 @@ class LocalStack:
         if self._plan is None:
             if brokers not in (None, 1, 3):
                 raise UsageError(f"a stack has 1 or 3 brokers, not {brokers}")
-            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports)
+            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports, observed=bool(observed))
         else:
-            self._plan = self._changed_plan(self._plan, brokers, ports, versions)
+            wanted = self._plan.observed if observed is None else observed
+            self._plan = self._changed_plan(self._plan, brokers, ports, versions, wanted)
         self._plan.save(self.folder / "stack.json")
         self.__dict__.pop("components", None)
 
-    def _changed_plan(self, plan: Plan, brokers: int | None, ports: dict[str, int], versions: dict[str, str]) -> Plan:
+    def _changed_plan(
+        self, plan: Plan, brokers: int | None, ports: dict[str, int], versions: dict[str, str], observed: bool
+    ) -> Plan:
         if brokers not in (None, plan.brokers):
             raise UsageError(
                 f"this stack has {plan.brokers} broker(s); a number can't be changed later",
@@ -230,12 +257,14 @@ class LocalStack:
         if running:
             changed = {n: v for n, v in versions.items() if plan.versions.get(n) != v}
             moved = {n: p for n, p in ports.items() if plan.ports.get(n) != p}
-            if changed or moved:
-                raise UsageError("versions and ports can't change while the stack runs", hint="`cdcpipe down` first")
+            if changed or moved or observed != plan.observed:
+                raise UsageError(
+                    "versions, ports and `--observed` can't change while the stack runs", hint="`cdcpipe down` first"
+                )
             return plan
         fixed = {**plan.fixed_ports, **ports}
-        claimed = claim_ports(port_names(plan.brokers), fixed, plan.ports)
-        return Plan(plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed)
+        claimed = claim_ports(port_names(plan.brokers, observed=observed), fixed, plan.ports)
+        return Plan(plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed, observed)
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:
@@ -283,6 +312,7 @@ class LocalStack:
             + [ports[f"{name}-grpc"] for name in ("s3-master", "s3-volume", "s3-filer", "s3")],
             admin=S3Endpoint(endpoints.s3.url, _REGION, _BUCKET, admin_key, admin_secret),
             pipeline=endpoints.s3,
+            metrics_port=ports.get("s3-metrics"),
         )
         yield ApicurioRegistry(
             home=self._bundle_path("registry"),

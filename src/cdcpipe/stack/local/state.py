@@ -27,9 +27,14 @@ _PORTS = range(20_000, 32_000)
 _S3_PORTS = ("s3-master", "s3-volume", "s3-filer", "s3", "s3-master-grpc", "s3-volume-grpc", "s3-filer-grpc", "s3-grpc")
 
 
-def port_names(brokers: int) -> tuple[str, ...]:
-    """Every port that a stack listens on, by name. The ones people use come first."""
+def port_names(brokers: int, *, observed: bool = False) -> tuple[str, ...]:
+    """Every port that a stack listens on, by name. The ones people use come first.
+
+    An observed stack has more: those of its servers' metrics, and those of the programs that look at them.
+    """
     kafka = [f"kafka-{node}" for node in range(1, brokers + 1)]
+    metrics = [f"{name}-metrics" for name in (*kafka, "connect", "s3")]
+    watching = ("monitor", "prometheus", "alertmanager", *metrics) if observed else ()
     controllers = [f"{name}-controller" for name in kafka]
     return (
         "postgres",
@@ -40,6 +45,7 @@ def port_names(brokers: int) -> tuple[str, ...]:
         *controllers,
         "registry-management",
         *(name for name in _S3_PORTS if name != "s3"),
+        *watching,
     )
 
 
@@ -52,15 +58,19 @@ class Plan:
     cluster_id: str
     ports: dict[str, int]
     fixed_ports: dict[str, int] = field(default_factory=dict)
+    observed: bool = False
+    """Whether its servers expose metrics, each on a port of its own."""
 
     @classmethod
-    def new(cls, *, brokers: int, versions: dict[str, str], fixed_ports: Mapping[str, int]) -> Plan:
+    def new(
+        cls, *, brokers: int, versions: dict[str, str], fixed_ports: Mapping[str, int], observed: bool = False
+    ) -> Plan:
         """A plan for a new stack, with free ports."""
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if cluster.startswith("-"):  # the storage tool would take it for an option
             cluster = f"A{cluster[1:]}"
-        ports = claim_ports(port_names(brokers), fixed_ports, {})
-        return cls(brokers, versions, cluster, ports, dict(fixed_ports))
+        ports = claim_ports(port_names(brokers, observed=observed), fixed_ports, {})
+        return cls(brokers, versions, cluster, ports, dict(fixed_ports), observed)
 
     @classmethod
     def load(cls, path: Path) -> Plan | None:
