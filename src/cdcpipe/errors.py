@@ -12,7 +12,9 @@
     ├── StackError                a pipeline can't be brought up, down, or asked
     │   ├── StackBusy             another cdcpipe holds this stack
     │   ├── StackNotRunning
-    │   └── ComponentFailed       a component died or never became ready
+    │   ├── ComponentFailed       a component died or never became ready
+    │   └── FaultError            a fault took no effect, or did not heal
+    │       └── FaultNotSupported this kind of stack or machine can't do it
     ├── ServiceError              a server answered with an error, or not at all
     │   ├── PostgresError · KafkaError · ConnectError · RegistryError · StorageError
     │   └── ConnectUnavailable    (a ConnectError) no answer, or still rebalancing
@@ -34,6 +36,8 @@ __all__ = [
     "ConnectUnavailable",
     "DiskFull",
     "EvidenceError",
+    "FaultError",
+    "FaultNotSupported",
     "KafkaError",
     "MachineError",
     "MissingExtra",
@@ -133,6 +137,14 @@ class ComponentFailed(StackError):
     def __init__(self, component: str, message: str, *, hint: str | None = None, detail: str | None = None) -> None:
         super().__init__(message, hint=hint, detail=detail)
         self.component = component
+
+
+class FaultError(StackError):
+    """A fault could not be injected, took no effect, or did not heal."""
+
+
+class FaultNotSupported(FaultError):
+    """This kind of stack, or this machine, can't do the fault; the message says why."""
 
 
 class ServiceError(CdcpipeError):

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "schemas": set(),
     "stack": {"settings", "connect"},
     "workload": {"stack.endpoints"},
+    "faults": {"stack", "connect.rest"},
     "ledger": {"stack.endpoints", "stack.catalog"},
     "verify": {"ledger", "stack.endpoints", "stack.catalog", "connect.rest"},
     "report": {"verify"},
