@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "faults": {"stack", "connect.rest"},
     "ledger": {"stack.endpoints", "stack.catalog"},
     "verify": {"ledger", "stack.endpoints", "stack.catalog", "connect.rest"},
+    "observe": {"settings", "connect", "schemas", "stack", "ledger", "verify"},
     "report": {"verify"},
 }
 FREE = {"demo", "cli", "__main__", "__init__"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -51,6 +52,18 @@ class _LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; one that may change something is noted in the audit trail, before and after."""
+        from cdcpipe.observe.audit.verbs import reads_only
+
+        words = [*ctx._protected_args, *ctx.args]
+        if reads_only(words):
+            return super().invoke(ctx)
+        from cdcpipe.observe.audit.commands import recorded
+
+        with recorded(words):
+            return super().invoke(ctx)
+
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
