@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "observe": {"settings", "connect", "schemas", "stack", "ledger", "verify"},
     "report": {"verify"},
 }
-FREE = {"demo", "cli", "__main__", "__init__"}
+FREE = {"chaos", "conformance", "demo", "cli", "__main__", "__init__"}
 
 
 def _imports(path: Path) -> Iterator[str]:

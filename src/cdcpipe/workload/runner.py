@@ -58,14 +58,14 @@ class Workload:
             raise UsageError(f"`overtime_seconds` is {overtime_seconds!r}: it must be from 0 to a day")
         where = str(Path(record).absolute()) if record is not None else None
         self._specification = Specification(
-            shop.seed, shop.truncate, float(rate), float(seconds), connections, overtime, where
+            shop.seed, shop.truncate, float(rate), float(seconds), connections, overtime, where, shop.prefix
         )
         self._conninfo = postgres.conninfo("owner")
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._complaints: IO[str] | None = None
         self._ready: Queue[CdcpipeError | None] = Queue()
-        self._progress = WorkloadProgress(0.0, 0, 0, 0, 0, 0, 0, 0.0, {table: {} for table in shop.tables})
+        self._progress = WorkloadProgress(0.0, 0, 0, 0, 0, 0, 0, 0.0, {table: {} for table in shop.plain_tables})
         self._result: WorkloadResult | None = None
         self._error: CdcpipeError | None = None
 

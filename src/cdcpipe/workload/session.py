@@ -59,8 +59,16 @@ class Session:
     looks for the outcome of a transaction it calls `hopeless(seconds)` instead, which is more patient.
     """
 
-    def __init__(self, conninfo: str, *, stopped: Callable[[float], bool], hopeless: Callable[[float], bool]) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        stopped: Callable[[float], bool],
+        hopeless: Callable[[float], bool],
+        renamed: Callable[[str], str] = str,
+    ) -> None:
         self._conninfo = conninfo
+        self._renamed = renamed  # the shop's own names of its tables
         self._stopped = stopped
         self._hopeless = hopeless
         self._connection: psycopg.Connection | None = None
@@ -136,12 +144,14 @@ class Session:
             connection.execute("BEGIN", prepare=False)
             cursors = [connection.execute("SELECT pg_current_xact_id()::text")]
             for step in plan.steps:
-                cursors.append(_copy(connection, step) if step.copy is not None else _execute(connection, step))
+                cursors.append(
+                    self._copy(connection, step) if step.copy is not None else self._execute(connection, step)
+                )
         else:
             with connection.pipeline():
                 connection.execute("BEGIN", prepare=False)
                 cursors = [connection.execute("SELECT pg_current_xact_id()::text")]
-                cursors += [_execute(connection, step) for step in plan.steps]
+                cursors += [self._execute(connection, step) for step in plan.steps]
         for step, cursor in zip(plan.steps, cursors[1:], strict=True):
             # A plan knows how many rows it changes. If that ever fails, the counts would be wrong: never commit it.
             if step.table is not None and step.op != "t" and cursor.rowcount != step.rows:
@@ -158,7 +168,7 @@ class Session:
             try:
                 if not _in_progress(connection, xid):
                     assert plan.proof is not None
-                    row = _execute(connection, plan.proof).fetchone()
+                    row = self._execute(connection, plan.proof).fetchone()
                     return Outcome.UNKNOWN_COMMITTED if row and row[0] else Outcome.UNKNOWN_ABORTED
             except psycopg.Error as error:
                 _log.debug("not resolved: %s", error)
@@ -166,16 +176,14 @@ class Session:
                 break
         return Outcome.UNKNOWN
 
+    def _execute(self, connection: psycopg.Connection, step: Step) -> psycopg.Cursor[tuple[object, ...]]:
+        return connection.execute(self._renamed(step.sql), step.parameters, prepare=None if step.parameters else False)
 
-def _execute(connection: psycopg.Connection, step: Step) -> psycopg.Cursor[tuple[object, ...]]:
-    return connection.execute(step.sql, step.parameters, prepare=None if step.parameters else False)
-
-
-def _copy(connection: psycopg.Connection, step: Step) -> psycopg.Cursor[tuple[object, ...]]:
-    cursor = connection.cursor()
-    with cursor.copy(step.sql) as copy:
-        copy.write(step.copy or b"")
-    return cursor
+    def _copy(self, connection: psycopg.Connection, step: Step) -> psycopg.Cursor[tuple[object, ...]]:
+        cursor = connection.cursor()
+        with cursor.copy(self._renamed(step.sql)) as copy:
+            copy.write(step.copy or b"")
+        return cursor
 
 
 def _in_progress(connection: psycopg.Connection, xid: int | None) -> bool:

@@ -44,10 +44,11 @@ class Specification:
     connections: int
     overtime_seconds: float
     record: str | None
+    prefix: str = ""
 
     @property
     def shop(self) -> Shop:
-        return Shop(self.seed, truncate=self.truncate)
+        return Shop(self.seed, truncate=self.truncate, prefix=self.prefix)
 
 
 class Recorder:
@@ -98,8 +99,11 @@ class Crew:
         self.shop = specification.shop
         self._stop = threading.Event()
         self._record = Recorder(Path(specification.record) if specification.record else None)
-        self.tallies = [Tally(self.shop.tables) for _ in range(specification.connections)]
-        self._sessions = [Session(conninfo, stopped=self._stopped, hopeless=self._hopeless) for _ in self.tallies]
+        self.tallies = [Tally(self.shop.plain_tables) for _ in range(specification.connections)]
+        self._sessions = [
+            Session(conninfo, stopped=self._stopped, hopeless=self._hopeless, renamed=self.shop.renamed)
+            for _ in self.tallies
+        ]
         self._error: CdcpipeError | None = None
         self._threads: list[threading.Thread] = []
         self._start = 0.0
