@@ -68,9 +68,9 @@ def interactive() -> bool:
 
 def progress(*, quiet: bool = False) -> Listener:
     """A listener that tells a person on stderr how far the work is: one moving line on a terminal, else lines."""
-    if quiet:
-        return ignore
-    return _Teller(interactive())
+    from cdcpipe.observe.logs import listener
+
+    return listener(ignore if quiet else _Teller(interactive()))
 
 
 class _Teller:

@@ -73,6 +73,8 @@ def recorded(words: Sequence[str]) -> Iterator[None]:
     except CdcpipeError:
         yield  # the command itself says what is wrong with the settings
         return
+    from cdcpipe.observe.logs import write_to
+
     verb = " ".join(word for word in words[:2] if not word.startswith("-"))
     base: dict[str, Any] = {"words": _redacted(words), "pid": os.getpid()}
     target = str(settings.stack.absolute())
@@ -80,7 +82,14 @@ def recorded(words: Sequence[str]) -> Iterator[None]:
     outcome: Outcome = "failed"
     extra: dict[str, Any] = {}
     try:
-        yield
+        with write_to(settings.stack.absolute() / "log", run=f"{verb} {os.getpid()}"):
+            log.info("began: %s", " ".join(base["words"]))
+            try:
+                yield
+            except Exception as error:
+                log.error("ended: %s: %s", type(error).__name__, error)
+                raise
+            log.info("ended")
         outcome = "ok"
     except BaseException as error:
         code = getattr(error, "exit_code", None)
