@@ -27,6 +27,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Components, endpoints, connectors, lag, memory."),
     "logs": ("logs", "The log of a component."),
     "psql": ("psql", "A prompt on the source database."),
+    "chaos": ("chaos", "Break the pipeline on purpose, by a seed, and prove what became of every change."),
     "verify": ("verify", "Prove that every change arrived, or that the archive equals the tables now."),
     "config": ("config", "Judge, write, explain and compare connector, worker and topic configs."),
     "schema": ("schema", "What a migration does to the pipeline, before it is run."),

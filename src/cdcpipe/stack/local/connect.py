@@ -42,11 +42,16 @@ class ConnectWorker(JavaProcess):
         self._jars = jars
         self._config = config
         self._secrets = dict(secrets)
+        self._changes: dict[str, str] = {}
 
     @property
     def url(self) -> str:
         """Root of its REST API."""
         return f"http://127.0.0.1:{self.port}"
+
+    def reconfigure(self, changes: Mapping[str, str]) -> None:
+        """Start with these worker settings from now on: how a misconfigured worker is made on purpose."""
+        self._changes = dict(changes)
 
     @staticmethod
     def secrets_file(folder: Path) -> Path:
@@ -55,7 +60,8 @@ class ConnectWorker(JavaProcess):
 
     def prepare(self) -> None:
         super().prepare()
-        (self.folder / "worker.properties").write_text(self._config.to_properties(), encoding="ascii")
+        properties = write_properties({**self._config.to_config(), **self._changes})
+        (self.folder / "worker.properties").write_text(properties, encoding="ascii")
         secrets = self.secrets_file(self.folder)
         secrets.parent.mkdir(mode=0o700, exist_ok=True)
         with os.fdopen(os.open(secrets, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:

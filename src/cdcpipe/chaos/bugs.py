@@ -1,0 +1,123 @@
+"""Known bugs: old or misconfigured parts of a pipeline, each of which a run must find under the right name.
+
+A suite that passes with one of these has no teeth. A `Bug` says what is put in; the plan of each, with the faults that
+bring it out, is in `chaos/known_bugs/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from cdcpipe.errors import UsageError
+from cdcpipe.stack.endpoints import SINK, SOURCE
+
+if TYPE_CHECKING:
+    from cdcpipe.stack.local.stack import LocalStack
+
+__all__ = ["BUGS", "Bug", "apply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """What is put in: versions, and settings of the worker and of both connectors (None takes a key away).
+
+    `mode` is its number in failure-modes.md. `expects` are the anomalies (`name` or `name@place`), one of which must be
+    found. `late_topics`: the load's topics are not made beforehand.
+    """
+
+    mode: str
+    what: str
+    expects: tuple[str, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    worker: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str | None] = field(default_factory=dict)
+    sink: Mapping[str, str | None] = field(default_factory=dict)
+    late_topics: bool = False
+
+
+BUGS: Final[Mapping[str, Bug]] = {
+    "debezium-3.6": Bug(
+        mode="D1, D2",
+        what="Debezium 3.6.0.Final skips the rest of what shares one LSN after a restart, and a transaction that "
+        "begins where another ends",
+        expects=("lost-change@source",),
+        versions={"debezium": "3.6.0.Final"},
+    ),
+    "eos-off": Bug(
+        mode="D13",
+        what="the worker's exactly-once support for sources is off: a killed task sends again what it had sent",
+        expects=("duplicate-change",),
+        worker={"exactly.once.source.support": "disabled"},
+        source={"exactly.once.support": "requested", "transaction.boundary": None},
+    ),
+    "read-uncommitted": Bug(
+        mode="K1",
+        what="the sink reads uncommitted records: those of transactions that were aborted are archived too",
+        expects=("phantom-change", "duplicate-row", "duplicate-change"),
+        sink={"consumer.override.isolation.level": "read_uncommitted"},
+    ),
+    "no-dead-letters": Bug(
+        mode="K6",
+        what="errors are tolerated and no dead letter queue is named: what can't be decoded vanishes",
+        expects=("unaccounted-drop",),
+        sink={
+            "errors.tolerance": "all",
+            "errors.deadletterqueue.topic.name": None,
+            "errors.deadletterqueue.topic.replication.factor": None,
+            "errors.deadletterqueue.context.headers.enable": None,
+        },
+    ),
+    "offset-latest": Bug(
+        mode="I1",
+        what="the sink begins at the end of a topic that it sees for the first time: what was there is never read",
+        expects=("lost-change@sink",),
+        sink={"iceberg.kafka.auto.offset.reset": "latest", "consumer.override.auto.offset.reset": "latest"},
+        late_topics=True,
+    ),
+    "slot-unchecked": Bug(
+        mode="D6, D7",
+        what="the source takes a slot that was made again for its own, and goes on where that begins",
+        expects=("lost-change@source", "slot-loss"),
+        source={"offset.mismatch.strategy": "trust_slot", "lsn.flush.mode": "connector"},
+    ),
+    "iceberg-1.10": Bug(
+        mode="I1, I2, I3",
+        what="an Iceberg sink that may keep two coordinators after a rebalance",
+        expects=("duplicate-row", "lost-change@sink", "offset-hole", "stuck", "offset-regression", "zombie-writer"),
+        versions={"iceberg": "1.10.0"},
+    ),
+    "iceberg-1.11": Bug(
+        mode="I1, I2, I3",
+        what="an Iceberg sink whose stale coordinator may commit files twice, or rewind its offsets",
+        expects=("duplicate-row", "lost-change@sink", "offset-hole", "stuck", "offset-regression", "zombie-writer"),
+        versions={"iceberg": "1.11.0"},
+    ),
+}
+"""Name -> bug."""
+
+
+def apply(bug: Bug, stack: LocalStack) -> None:
+    """Put it in: the worker's settings, then the connectors'. Its versions are given to `up` before.
+
+    Raises UsageError on a stack whose worker isn't ours to configure, and what Connect says.
+    """
+    from cdcpipe.connect.rest import ConnectClient
+    from cdcpipe.stack.local.connect import ConnectWorker
+
+    if bug.worker:
+        worker = stack.components["connect"]
+        if not isinstance(worker, ConnectWorker):
+            raise UsageError("this stack's worker can't be configured from here")
+        worker.stop()
+        worker.reconfigure(bug.worker)
+        worker.start()
+        worker.await_ready(timeout_seconds=120)
+    with ConnectClient(stack.endpoints.connect_url, timeout_seconds=60) as client:
+        for name, changes in ((SOURCE, bug.source), (SINK, bug.sink)):
+            if changes:
+                config: dict[str, str | None] = {**client.config(name), **changes}
+                client.deploy({key: value for key, value in config.items() if value is not None})
+        for name in (SOURCE, SINK):
+            client.wait_until_running(name, timeout_seconds=90)
