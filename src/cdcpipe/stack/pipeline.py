@@ -27,6 +27,7 @@ from cdcpipe.connect import (
 from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_SCHEMA, WATERMARK_TABLE, Endpoints
 
 __all__ = [
+    "PLUGINS",
     "PipelineSettings",
     "SecretPlaces",
     "control_topic",
@@ -37,6 +38,10 @@ __all__ = [
     "topic_for_changes",
     "worker",
 ]
+
+PLUGINS = ("debezium", "iceberg", "avro-converter", "confluent-converter")
+"""The artefact bundles that a worker's plugin path holds. The pipeline uses Confluent's Avro converter; Apicurio's is
+there for configs that name it."""
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _CHANGES_DAYS = 7
@@ -161,7 +166,7 @@ def worker(
 
 
 def _converter(settings: PipelineSettings) -> Converter:
-    return AvroConverter.apicurio(settings.registry_root)
+    return AvroConverter.confluent(f"{settings.registry_root}/apis/ccompat/v7")
 
 
 def source(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces) -> PostgresSource:

@@ -9,28 +9,38 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from cdcpipe.errors import ArtefactError, MissingExtra, UsageError
 
-__all__ = ["Bundle", "LockedFile", "Wanted", "load_lock", "load_wanted", "locked_version", "resolve", "write_lock"]
+__all__ = ["Bundle", "LockedFile", "Wanted", "load_lock", "load_wanted", "locked_version", "resolve", "wheel_path", "write_lock"]
 
 _SCHEMA = "cdcpipe.artefacts/1"
 
 
 @dataclass(frozen=True, slots=True)
 class LockedFile:
-    """One file of a Maven repository: `coordinate` is `group:artifact[:extension[:classifier]]:version`."""
+    """One file of a Maven repository: `coordinate` is `group:artifact[:extension[:classifier]]:version`.
+
+    Or one of a Python package that is installed beside us: `wheel:<package>:<path in the wheel>`.
+    """
 
     coordinate: str
     size: int
     sha256: str
 
     @property
+    def wheel(self) -> tuple[str, str] | None:
+        """Package and path of a file that comes with a wheel; None for one of a Maven repository."""
+        kind, _, rest = self.coordinate.partition(":")
+        package, _, path = rest.partition(":")
+        return (package, path) if kind == "wheel" else None
+
+    @property
     def repository_path(self) -> str:
-        """Its path below the root of a Maven repository."""
-        return repository_path(self.coordinate)
+        """Its path below the root of a Maven repository, or within its wheel."""
+        return self.wheel[1] if self.wheel else repository_path(self.coordinate)
 
     @property
     def name(self) -> str:
@@ -70,7 +80,7 @@ class Bundle:
     @property
     def size(self) -> int:
         """Bytes to download."""
-        return sum(file.size for file in self.files)
+        return sum(file.size for file in self.files if not file.wheel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,8 @@ class Wanted:
     archive: str | None
     without: tuple[str, ...]
     also: tuple[str, ...]
+    wheel: str | None
+    wheel_files: tuple[str, ...]
 
 
 def _read(name: str) -> str:
@@ -110,6 +122,8 @@ def load_wanted(versions: dict[str, str] | None = None) -> dict[str, Wanted]:
             archive=archive.format(version=version) if archive else None,
             without=tuple(entry.get("without", ())),
             also=tuple(entry.get("also", ())),
+            wheel=entry.get("wheel"),
+            wheel_files=tuple(text.format(version=version) for text in entry.get("wheel_files", ())),
         )
     return wanted
 
@@ -145,8 +159,30 @@ def resolve(wanted: Wanted, *, poms: Path, repository: str, fetch: Callable[[str
         coordinates: Iterable[str] = [wanted.archive]
     else:
         coordinates = _graph(wanted, poms, repository)
-    files = tuple(fetch(coordinate) for coordinate in coordinates)
-    return Bundle(wanted.name, wanted.version, files, unpack=wanted.archive is not None, locked=False)
+    files = [fetch(coordinate) for coordinate in coordinates]
+    files += [_wheel_file(f"wheel:{wanted.wheel}:{path}") for path in wanted.wheel_files]
+    return Bundle(wanted.name, wanted.version, tuple(files), unpack=wanted.archive is not None, locked=False)
+
+
+def wheel_path(file: LockedFile) -> Path:
+    """Where the file of an installed package lies; it need not be what the lock says. Raises `ArtefactError`."""
+    assert file.wheel
+    package, path = file.wheel
+    try:
+        found = Path(str(metadata.distribution(package).locate_file(path)))
+    except metadata.PackageNotFoundError as error:
+        raise MissingExtra("stack", f"`{file.name}`, which comes with the package `{package}`") from error
+    if not found.is_file():
+        version = metadata.version(package)
+        raise ArtefactError(
+            f"`{package}` {version} has no `{file.name}`", hint=f"install the version of `{package}` that cdcpipe names"
+        )
+    return found
+
+
+def _wheel_file(coordinate: str) -> LockedFile:
+    content = wheel_path(LockedFile(coordinate, 0, "")).read_bytes()
+    return LockedFile(coordinate, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _graph(wanted: Wanted, poms: Path, repository: str) -> list[str]:

