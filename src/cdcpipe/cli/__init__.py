@@ -25,6 +25,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("up", "Bring the pipeline up, or resume it with its data."),
     "down": ("down", "Stop it; --purge removes its data."),
     "status": ("status", "Components, endpoints, connectors, lag, memory."),
+    "monitor": ("monitor", "Watch a running pipeline: metrics for Prometheus, alerts, a page for people."),
+    "top": ("top", "The same in the terminal, live."),
     "logs": ("logs", "The log of a component."),
     "psql": ("psql", "A prompt on the source database."),
     "chaos": ("chaos", "Break the pipeline on purpose, by a seed, and prove what became of every change."),
