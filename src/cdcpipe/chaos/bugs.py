@@ -76,6 +76,30 @@ BUGS: Final[Mapping[str, Bug]] = {
         sink={"iceberg.kafka.auto.offset.reset": "latest", "consumer.override.auto.offset.reset": "latest"},
         late_topics=True,
     ),
+    "deletes-skipped": Bug(
+        mode="D12",
+        what="the source is told to skip deletes: rows live on in the archive that are gone in the database",
+        expects=("lost-change@source",),
+        source={"skipped.operations": "d"},
+    ),
+    "filtered": Bug(
+        mode="K5, K6",
+        what="a transform of the sink drops the records of one topic, and nobody was told",
+        expects=("unaccounted-drop", "lost-change@sink"),
+        sink={
+            "transforms": "envelope,meta,drop",
+            "transforms.drop.type": "org.apache.kafka.connect.transforms.Filter",
+            "transforms.drop.predicate": "payments",
+            "predicates": "payments",
+            "predicates.payments.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
+            "predicates.payments.pattern": ".*payments",
+        },
+    ),
+    "type-change": Bug(
+        mode="R1",
+        what="a column's type is changed: the registry refuses the new schema, and the source's task fails for good",
+        expects=("stuck",),
+    ),
     "slot-unchecked": Bug(
         mode="D6, D7",
         what="the source takes a slot that was made again for its own, and goes on where that begins",

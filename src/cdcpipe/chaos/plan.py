@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+import cdcpipe.chaos.poison  # noqa: F401 - makes its kind of fault known
 from cdcpipe.chaos.bugs import BUGS
 from cdcpipe.chaos.loads import LOADS
 from cdcpipe.errors import UsageError

@@ -169,12 +169,55 @@ _BY_DATA: Mapping[str, Scenario] = {
         [Place(_on("kill", "connect"), 0.31), Place(_on("kill", "kafka-1", 2), 0.66)],
         seconds=100,
         migrations=[
-            (0.3, "ALTER TABLE public.orders ADD COLUMN chaos_note text"),
-            (0.65, "ALTER TABLE public.customers ADD COLUMN chaos_score integer"),
+            (0.3, "ALTER TABLE public.orders ADD COLUMN IF NOT EXISTS chaos_note text"),
+            (0.65, "ALTER TABLE public.customers ADD COLUMN IF NOT EXISTS chaos_score integer"),
         ],
     ),
     "soak": Scenario(f"Whatever the seed draws: {_EXACT}.", seconds=600, drawn=True),
 }
 
-SCENARIOS: Final[Mapping[str, Scenario]] = {**_BY_PROCESS, **_BY_DATA}
+
+def _link(kind: str, link: str, seconds: float, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "link": link, "seconds": seconds, **more}
+
+
+def _partition(link: str, brokers: int = 1) -> Scenario:
+    return Scenario(
+        f"The link `{link}` is cut for 12 s, then half open for 20 s: {_EXACT}.",
+        [Place(_link("cut", link, 12), 0.15), Place(_link("half-open", link, 20), after=15)],
+        seconds=100,
+        values={"proxied": True, "brokers": brokers},
+    )
+
+
+_BY_LINK: Mapping[str, Scenario] = {
+    **{
+        f"partition_{link.replace('-', '_')}": _partition(link)
+        for link in ("connect-postgres", "connect-kafka", "connect-s3", "connect-registry", "connect-catalog")
+    },
+    "partition_kafka_kafka": _partition("kafka-kafka-1", brokers=3),
+    "s3_brownout": Scenario(
+        f"S3 is slowed down, fails, and does what it says it did not: {_EXACT}.",
+        [
+            Place(_link("s3-slow-down", "connect-s3", 12, every=2), 0.1),
+            Place(_link("s3-error", "connect-s3", 10), after=10),
+            Place(_link("s3-lost-answer", "connect-s3", 10, every=2), after=10),
+        ],
+        seconds=110,
+        values={"proxied": True},
+    ),
+    "smoke": Scenario(
+        f"A worker, a broker, a link and S3, one after the other: {_EXACT}.",
+        [
+            Place(_on("kill", "connect"), 0.1, moment="upload"),
+            Place(_on("kill", "kafka-1"), after=25),
+            Place(_link("cut", "connect-postgres", 6), after=20),
+            Place(_link("s3-slow-down", "connect-s3", 10, every=2), after=12),
+        ],
+        seconds=130,
+        values={"proxied": True},
+    ),
+}
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {**_BY_PROCESS, **_BY_LINK, **_BY_DATA}
 """Name -> scenario."""

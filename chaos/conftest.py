@@ -1,0 +1,143 @@
+"""Options and fixtures of the chaos scenarios: real stacks, kept from one scenario to the next while they are well.
+
+pytest chaos/ -m smoke                       about five minutes, in CI
+pytest chaos/ -m nightly --seed 3            each failure mode by itself
+pytest chaos/ -m soak --minutes 60           whatever the seed draws, for an hour
+pytest chaos/known_bugs                      the suite's own teeth: each bug must be found
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdcpipe.chaos import ChaosPlan, ChaosResult, run_chaos
+from cdcpipe.chaos.run import bring_up, heal_left
+from cdcpipe.chaos.scenarios import scenario_plan
+from cdcpipe.errors import CdcpipeError
+from cdcpipe.events import Event, Notice, PhaseFinished
+from cdcpipe.settings import Settings, load_settings
+from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.verify import Verdict
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cdcpipe")
+    group.addoption("--minutes", dest="chaos_minutes", type=float, help="how long each load lasts, instead of its own")
+    # The plugin's own options; where it isn't installed, the scenarios still have a seed and a target.
+    with contextlib.suppress(ValueError):
+        group.addoption("--seed", dest="cdcpipe_seed", type=int, default=7, help="seed of load and schedule (7)")
+    with contextlib.suppress(ValueError):
+        group.addoption("--target", dest="cdcpipe_target", default="local", help="which pipeline is broken")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "smoke: all of these within 6 minutes on 2 cores; in CI")
+    config.addinivalue_line("markers", "nightly: one failure mode each, two to four minutes")
+    config.addinivalue_line("markers", "soak: drawn from the seed, as long as `--minutes` says")
+
+
+class Chaos:
+    """Runs plans. `chaos("worker_kill")` runs a scenario and demands that it passed; `chaos.run(plan)` only runs."""
+
+    def __init__(self, settings: Settings, *, seed: int, seconds: float | None) -> None:
+        self.seed = seed
+        self.seconds = seconds
+        self._settings = settings
+        self._folder = Path(tempfile.mkdtemp(prefix="cdcpipe-chaos-", dir="/var/tmp"))
+        self._stack: LocalStack | None = None
+        self._shape: tuple[object, ...] = ()
+
+    def __call__(self, scenario: str, **changes: Any) -> ChaosResult:
+        """Run a scenario; fails with the verdict's sentence and the line that replays it."""
+        result = self.run(scenario_plan(scenario, seed=self.seed, seconds=self.seconds, **changes))
+        assert result.verdict is Verdict.PASS, f"{result.sentence()}\nreport: {result.run}/report.html\n{result.replay}"
+        return result
+
+    def run(self, plan: ChaosPlan) -> ChaosResult:
+        """Run `plan` on a stack of its shape: the last one's, if that is well and has no bug in it."""
+        shape = (plan.brokers, plan.proxied, plan.bug, plan.snapshot, tuple(sorted(plan.versions.items())))
+        if self._stack is None or shape != self._shape or plan.bug is not None or plan.snapshot:
+            self.drop()
+            self._stack = LocalStack(
+                self._folder / "stack",
+                cache=self._settings.cache,
+                maven_mirror=self._settings.maven_mirror,
+            )
+            self._shape = shape
+            bring_up(plan, self._stack)
+        passed = False
+        try:
+            result = run_chaos(plan, self._settings, stack=self._stack, listener=_tell)
+            passed = result.verdict is Verdict.PASS and not result.interventions
+            return result
+        finally:
+            if not passed:
+                self.drop()
+
+    def drop(self) -> None:
+        """Heal and take down the stack, with its data."""
+        if self._stack is not None:
+            with contextlib.suppress(CdcpipeError):
+                heal_left(self._stack, _tell)
+            self._stack.down(purge=True)
+        self._stack = None
+
+    def close(self) -> None:
+        self.drop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _tell(event: Event) -> None:
+    """What pytest shows of a failed test: phases and faults."""
+    if isinstance(event, PhaseFinished):
+        print(f"{event.phase}: {event.seconds:.1f} s")  # noqa: T201
+    elif isinstance(event, Notice):
+        print(event.text)  # noqa: T201
+
+
+@pytest.fixture(scope="session")
+def chaos_session(pytestconfig: pytest.Config) -> Iterator[Chaos]:
+    target = pytestconfig.getoption("cdcpipe_target")
+    if target != "local":
+        pytest.skip(f"--target {target}: these scenarios kill processes and cut links of a local stack")
+    minutes = pytestconfig.getoption("chaos_minutes")
+    session = Chaos(
+        load_settings(),
+        seed=pytestconfig.getoption("cdcpipe_seed"),
+        seconds=None if minutes is None else minutes * 60,
+    )
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@pytest.fixture
+def chaos(chaos_session: Chaos) -> Chaos:
+    """`chaos("worker_kill")` runs a scenario of `cdcpipe.chaos.scenarios`, and demands that nothing went wrong."""
+    return chaos_session
+
+
+@pytest.fixture
+def found(chaos_session: Chaos) -> Callable[[str, ChaosPlan], ChaosResult]:
+    """`found("eos-off", plan)`: run the plan with the bug put in; its anomaly must be found, under its right name."""
+    from dataclasses import replace
+
+    from cdcpipe.chaos.bugs import BUGS
+
+    def run(name: str, plan: ChaosPlan) -> ChaosResult:
+        bug = BUGS[name]
+        result = chaos_session.run(replace(plan, bug=name, name=f"bug-{name}"))
+        named = set(result.anomalies)
+        assert result.verdict is Verdict.FAIL, f"`{name}` was not found: {result.sentence()} ({result.run})"
+        assert named & set(bug.expects), f"`{name}` was found as {sorted(named)}, not {bug.expects} ({result.run})"
+        return result
+
+    return run
