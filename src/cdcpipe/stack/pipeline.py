@@ -43,6 +43,8 @@ PLUGINS = ("debezium", "iceberg", "avro-converter", "confluent-converter")
 """The artefact bundles that a worker's plugin path holds. The pipeline uses Confluent's Avro converter; Apicurio's is
 there for configs that name it."""
 
+# How long a group waits for a member that was killed.
+_SESSION_MS = 6_000
 _DAY_MS = 24 * 60 * 60 * 1000
 _CHANGES_DAYS = 7
 
@@ -156,9 +158,10 @@ def worker(
         rest_advertised_host_name="127.0.0.1",
         rest_advertised_port=port,
         # A killed worker that comes back gets its tasks again after its old self has timed out, not 5 minutes later.
-        session_timeout_ms=10_000,
-        heartbeat_interval_ms=3_000,
-        scheduled_rebalance_max_delay_ms=3_000,
+        # 6 s is the least that a broker allows; a delay beyond that would only wait for a worker that is back already.
+        session_timeout_ms=_SESSION_MS,
+        heartbeat_interval_ms=_SESSION_MS // 3,
+        scheduled_rebalance_max_delay_ms=0,
         offset_flush_interval_ms=5_000,
         task_shutdown_graceful_timeout_ms=20_000,
         config_providers=(ConfigProvider.file(allowed_paths=(secrets_folder,)),),
@@ -250,7 +253,8 @@ def sink(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces
         ),
         consumer_overrides={
             "metadata.max.age.ms": "5000",  # how soon the topic of a new table is seen
-            "session.timeout.ms": "15000",
+            "session.timeout.ms": str(_SESSION_MS),
+            "heartbeat.interval.ms": str(_SESSION_MS // 3),
             "max.poll.records": "4000",
             "fetch.min.bytes": "65536",
             "fetch.max.wait.ms": "200",
@@ -258,6 +262,8 @@ def sink(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces
         control_topic=control_topic(endpoints.topic_prefix),
         rotate_ms=int(settings.commit_seconds * 1000),
         commit_timeout_ms=30_000,
+        # The coordinator's group: the next one waits until the dead one's session is over, 45 s by default.
+        kafka={"session.timeout.ms": str(_SESSION_MS), "heartbeat.interval.ms": str(_SESSION_MS // 3)},
         dynamic_enabled=True,
         route_field="kafka_topic",
         partition_by=Hourly("event_time"),

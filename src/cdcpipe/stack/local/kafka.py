@@ -72,6 +72,9 @@ class Broker(JavaProcess):
             "share.coordinator.state.topic.min.isr": in_sync,
             "share.coordinator.state.topic.num.partitions": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # How long the controller waits for a broker that was killed before others lead its partitions (9 s, 2 s).
+            "broker.session.timeout.ms": "6000",
+            "broker.heartbeat.interval.ms": "1000",
             # A dead task's transaction holds every read_committed reader until it is aborted.
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
             "num.network.threads": "2",
