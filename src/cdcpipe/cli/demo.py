@@ -28,7 +28,7 @@ Examples:
 @click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Kafka brokers.")
 @click.option("--seed", type=int, default=7, show_default=True, help="What the load's values are drawn from.")
 @click.option(
-    "--warm-up", type=float, help="Seconds of half the rate before it is measured. Default: 0 below 3,000/s, else 20."
+    "--warm-up", type=float, help="Seconds of load before it is measured. Default: 0 below 3,000 events/s, else 60."
 )
 @click.option("--keep", is_flag=True, help="Leave the stack up.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -48,8 +48,8 @@ _EXPECTED = ("the database system is starting up",)
 class DemoSettings:
     """What a demo does: `rate` in events a second, for `seconds`.
 
-    `warm_up` seconds of half the rate come first: they are verified like all else, but not measured. Their default
-    is 0 below 3,000 events/s, else 20: a JVM that has just started compiles its code while it should work.
+    `warm_up` seconds of the same rate come first: they are verified like all else, but not measured. Their default
+    is 0 below 3,000 events/s, else 60: a JVM that has just started compiles its code while it should work.
     """
 
     rate: float = 1000
@@ -74,7 +74,7 @@ class DemoSettings:
     def warm_up_seconds(self) -> float:
         """The warm-up, or its default."""
         if self.warm_up is None:
-            return 0 if self.rate < _WITNESS_RATE_MAX else 20
+            return 0 if self.rate < _WITNESS_RATE_MAX else 60
         return self.warm_up
 
 
@@ -159,8 +159,8 @@ def _title(plan: DemoSettings) -> str:
 
 
 def _warm_up(plan: DemoSettings, endpoints: Endpoints, shop: Shop) -> None:
-    rate = max(1, plan.rate / 2)
-    work = Workload(endpoints.postgres, shop, rate=rate, seconds=plan.warm_up_seconds, connections=plan.connections)
+    seconds = plan.warm_up_seconds
+    work = Workload(endpoints.postgres, shop, rate=plan.rate, seconds=seconds, connections=plan.connections)
     with work:
         work.wait()
     await_flow(endpoints, archive=False, timeout_seconds=300)  # the measured part begins without a backlog

@@ -255,7 +255,7 @@ def sink(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces
             "metadata.max.age.ms": "5000",  # how soon the topic of a new table is seen
             "session.timeout.ms": str(_SESSION_MS),
             "heartbeat.interval.ms": str(_SESSION_MS // 3),
-            "max.poll.records": "4000",
+            "max.poll.records": "1000",
             "fetch.min.bytes": "65536",
             "fetch.max.wait.ms": "200",
         },
