@@ -14,7 +14,17 @@ from pathlib import Path
 
 from cdcpipe.errors import ArtefactError, MissingExtra, UsageError
 
-__all__ = ["Bundle", "LockedFile", "Wanted", "load_lock", "load_wanted", "locked_version", "resolve", "wheel_path", "write_lock"]
+__all__ = [
+    "Bundle",
+    "LockedFile",
+    "Wanted",
+    "load_lock",
+    "load_wanted",
+    "locked_version",
+    "resolve",
+    "wheel_path",
+    "write_lock",
+]
 
 _SCHEMA = "cdcpipe.artefacts/1"
 

@@ -89,7 +89,8 @@ class Store:
 
     def missing_bytes(self, bundles: Iterable[Bundle]) -> int:
         """Bytes to download before `folders` can be given; 0 with a warm cache."""
-        files = {f.sha256: f for b in bundles if not self.folder_of(b).exists() for f in b.files if not f.wheel}.values()
+        needed = (file for bundle in bundles if not self.folder_of(bundle).exists() for file in bundle.files)
+        files = {file.sha256: file for file in needed if not file.wheel}.values()
         stored = self.folder / "files"
         return sum(file.size for file in files if not (stored / file.sha256 / file.name).exists())
 
@@ -186,7 +187,7 @@ def _take_from_wheel(file: LockedFile, target: Path) -> None:
     source = wheel_path(file)
     if not _matches(source, file.sha256):
         raise ArtefactError(
-            f"`{file.name}` of the installed package `{file.wheel and file.wheel[0]}` is not the one that the lock names",
+            f"`{file.name}` of an installed package is not the file that the lock names: `{source}`",
             hint="install the version that cdcpipe names: `pip install --force-reinstall 'cdcpipe[stack]'`",
         )
     shutil.copyfile(source, target)
