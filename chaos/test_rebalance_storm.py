@@ -1,4 +1,5 @@
-"""The worker comes and goes, four times, then is killed (K7, I2, I3): each time all tasks are assigned anew.
+"""A second worker joins and leaves, in order and by SIGKILL, then the first is killed (K7, I2, I3): each time tasks
+move.
 
 What must hold: exactly once, and offsets that never go back.
 """

@@ -102,9 +102,14 @@ BUGS: Final[Mapping[str, Bug]] = {
     ),
     "slot-unchecked": Bug(
         mode="D6, D7",
-        what="the source takes a slot that was made again for its own, and goes on where that begins",
+        what="the source takes a slot that was made again, or moved, for its own, and goes on where that begins",
         expects=("lost-change@source", "slot-loss"),
-        source={"offset.mismatch.strategy": "trust_slot", "lsn.flush.mode": "connector"},
+        source={"offset.mismatch.strategy": "no_validation"},
+    ),
+    "slot-dropped": Bug(
+        mode="D6",
+        what="the slot is dropped and made again under the shipped configuration, which must refuse to go on",
+        expects=("slot-loss",),
     ),
     "iceberg-1.10": Bug(
         mode="I1, I2, I3",

@@ -49,7 +49,8 @@ def page(result: ChaosResult) -> Page:
         sentence=result.sentence(),
         verdict=result.verdict.value,
         subtitle=f"{plan.load} load at {plan.rate:,.0f} events/s for {plan.seconds:g} s · {plan.brokers} "
-        f"broker{'s' if plan.brokers > 1 else ''} · level {plan.level} · {result.made_at:%Y-%m-%d %H:%M:%S} UTC",
+        f"broker{'s' if plan.brokers > 1 else ''} · level {plan.level} · {result.made_at:%Y-%m-%d %H:%M:%S} UTC · "
+        f"again: {result.replay}",
         tiles=_tiles(result),
         sections=sections,
         facts=_facts(result),

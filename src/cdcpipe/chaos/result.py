@@ -74,7 +74,9 @@ class ChaosResult:
     @property
     def replay(self) -> str:
         """The command that runs the same again."""
-        return f"cdcpipe chaos replay {self.run}"
+        here = Path.cwd()
+        run = self.run.relative_to(here) if self.run.is_relative_to(here) else self.run
+        return f"cdcpipe chaos replay {run}"
 
     def sentence(self) -> str:
         """The verdict in one sentence."""

@@ -91,9 +91,14 @@ _BY_PROCESS: Mapping[str, Scenario] = {
         seconds=100,
     ),
     "rebalance_storm": Scenario(
-        f"The worker comes and goes, again and again: {_EXACT}.",
-        [Place(_on("restart-storm", "connect", times=4, hard=False), 0.2), Place(_on("kill", "connect"), after=10)],
-        seconds=120,
+        f"A second worker joins and leaves, in order and by SIGKILL, then the first is killed: {_EXACT}.",
+        [
+            Place({"kind": "rebalance", "times": 2, "seconds": 6}, 0.12),
+            Place({"kind": "rebalance", "times": 2, "seconds": 6, "hard": True}, after=4),
+            Place(_on("kill", "connect"), after=4),
+        ],
+        seconds=140,
+        values={"proxied": True},
     ),
     "broker_kill": Scenario(
         f"The only broker is killed: {_EXACT}.",
@@ -127,6 +132,15 @@ _BY_PROCESS: Mapping[str, Scenario] = {
     "postgres_crash": Scenario(
         f"PostgreSQL is killed inside an open transaction, twice: {_EXACT}.",
         _kills("postgres", 0.25, 0.65, seconds=2, moment="open_transaction"),
+    ),
+    "postgres_sessions": Scenario(
+        f"The source's session is ended, all sessions are, and one transaction stays open for 15 s: {_EXACT}.",
+        [
+            Place({"kind": "walsender-terminated"}, 0.15),
+            Place({"kind": "open-transaction", "seconds": 15}, after=8),
+            Place({"kind": "failover", "seconds": 4}, after=5),
+        ],
+        seconds=100,
     ),
     "registry_outage": Scenario(
         f"The registry is down for 15 s: {_EXACT}.",

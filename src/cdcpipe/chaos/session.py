@@ -87,7 +87,7 @@ class Session:
         self._closing = contextlib.ExitStack()
         self._begin: dict[tuple[str, int], int] = {}
         self._since = datetime.now(UTC)
-        self._begun = self._ended = 0.0
+        self._begun = self._ended = self._observed = 0.0
         self._figures: dict[str, Any] = {}
         self._interventions: list[str] = []
         self._settled: Settlement | None = None
@@ -276,6 +276,7 @@ class Session:
     def read(self, phase: PhaseRunner) -> Evidence:
         """The three ledgers. The log first, so that the wal ledger covers all of it."""
         assert self._settled is not None
+        self._observed = time.time()
         self._closing.close()  # probe and sampler: what they commit and ask now would only be in the way
         with ConnectClient(self._endpoints.connect_url, timeout_seconds=30) as client:
             modes = Modes.from_config(client.config(SOURCE))
@@ -336,14 +337,13 @@ class Session:
         """All that isn't in the ledgers. Writes the probes and samples as Parquet."""
         outcomes = self._conductor.outcomes()
         spans = sorted(span for each in outcomes if (span := each.span) is not None)
-        end = time.time()
         felt = []
         for each in outcomes:
             if each.record is None or each.span is None:
                 felt.append(each)
                 continue
             own = each.span[0]
-            until = min([begin for begin, _ in spans if begin > own + 1], default=end)
+            until = min([begin for begin, _ in spans if begin > own + 1], default=self._observed)
             recovery = recovery_of(
                 each.record,
                 until=until,

@@ -75,12 +75,12 @@ def _plan(scenario: str | None, options: dict[str, Any]) -> ChaosPlan:
         "versions": pairs(options["versions"], "--with"),
         "bug": options["bug"],
     }
-    given = click.get_current_context().get_parameter_source
+    source = click.get_current_context().get_parameter_source
     if scenario is not None:
-        plan = scenario_plan(scenario, seed=options["seed"])
         chosen = {"minutes": "seconds", "rate": "rate", "versions": "versions", "bug": "bug"}
-        changes = {field: values[field] for name, field in chosen.items() if str(given(name)).endswith("COMMANDLINE")}
-        return replace(plan, **changes)
+        typed = [name for name in chosen if source(name) is click.core.ParameterSource.COMMANDLINE]
+        changes = {chosen[name]: values[chosen[name]] for name in typed}
+        return scenario_plan(scenario, seed=options["seed"], **changes)
     if options["schedule"] is not None:
         path: Path = options["schedule"]
         try:

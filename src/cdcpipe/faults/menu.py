@@ -86,11 +86,15 @@ def _all(shape: Shape) -> Iterator[Dish]:
         yield _dish("kill", "leader of cdc.public.orders 0", 2, (0, 8))
         yield Dish("rolling-restart every broker", 1, lambda _: fault_from_dict({"kind": "rolling-restart"}))
     yield _dish("kill", "postgres", 3, (0, 4), moments=("open_transaction",))
+    yield _plain("walsender-terminated", 2, (0, 0))
+    yield _plain("failover", 1, (2, 8))
+    yield _plain("open-transaction", 2, (5, 20))
     yield _dish("kill", "registry", 2, (0, 12))
     yield _dish("pause", "registry", 1, (5, 20))
     yield _dish("kill", "s3", 2, (0, 12))
     yield _dish("pause", "s3", 2, (5, 20))
     if shape.proxied:
+        yield _plain("rebalance", 3, (3, 8), times=(1, 2), hard=(True, False))
         yield from _links()
 
 
@@ -107,6 +111,16 @@ def _links() -> Iterator[Dish]:
     for kind in ("s3-error", "s3-slow-down", "s3-lost-answer"):
         yield _dish(kind, "connect-s3", 2, (5, 15), name="link", every=(1, 2, 3))
     yield _dish("s3-timeout", "connect-s3", 1, (5, 15), name="link")
+
+
+def _plain(kind: str, weight: float, seconds: tuple[float, float], **choices: tuple[Any, ...]) -> Dish:
+    """A fault that has one target only."""
+
+    def make(rng: Random) -> Fault:
+        content = {"kind": kind, "seconds": round(rng.uniform(*seconds), 1)}
+        return fault_from_dict(content | {key: rng.choice(values) for key, values in choices.items()})
+
+    return Dish(kind, weight, make)
 
 
 def _dish(
