@@ -17,6 +17,7 @@ import pytest
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.schemas.catalog import Catalog
 from cdcpipe.schemas.connect_types import to_avro
+from cdcpipe.schemas.migration import plan_evolution
 from cdcpipe.schemas.registry import Registry
 from cdcpipe.schemas.types import Modes, envelope_schema, key_schema
 from cdcpipe.stack.endpoints import SOURCE, Endpoints
@@ -51,6 +52,8 @@ MODES: dict[str, dict[str, str]] = {
     "micro": {"time.precision.mode": "microseconds"},
     "nano": {"time.precision.mode": "nanoseconds"},
 }
+# Apicurio's converter registered these; Confluent's lets the registry parse them, and JSON has no such numbers.
+UNREGISTRABLE = ("double precision default 'NaN'", "real not null default 'Infinity'")
 # One schema, `types`, that the stack's own connector doesn't capture: numeric(5,-2) would stop its sink.
 TYPES = """
 CREATE SCHEMA types; SET search_path TO types, public;
@@ -95,7 +98,7 @@ def _make(connection: psycopg.Connection[Any]) -> None:
     for statement in TYPES.split(";"):
         connection.execute(statement.encode())
     kinds = ", ".join(f"c{i} {type_}" for i, type_ in enumerate(RECORDED["types"]))
-    columns = ", ".join(f"d{i} {column}" for i, column in enumerate(RECORDED["columns"]))
+    columns = ", ".join(f"d{i} {column}" for i, column in enumerate(RECORDED["columns"]) if column not in UNREGISTRABLE)
     connection.execute(f"CREATE TABLE kinds (id int PRIMARY KEY, {kinds})".encode())
     connection.execute(f"CREATE TABLE defaults (id int, part text, {columns}, PRIMARY KEY (part, id))".encode())
     connection.execute("INSERT INTO kinds (id) VALUES (1)")
@@ -104,7 +107,7 @@ def _make(connection: psycopg.Connection[Any]) -> None:
     needed = {
         f"d{i}": "'{}'" if text.endswith("[] not null") else VALUES[text.removesuffix(" not null")]
         for i, text in enumerate(RECORDED["columns"])
-        if text.endswith(" not null")
+        if text.endswith(" not null") and text not in UNREGISTRABLE
     }
     # NaN in a numeric stops the connector; only its default is of interest here.
     needed |= {f"d{i}": "NULL" for i, text in enumerate(RECORDED["columns"]) if text == "numeric default 'NaN'"}
@@ -161,17 +164,7 @@ def test_what_the_connector_registers_is_what_we_say(stack: LocalStack, tables: 
     endpoints, prefix = stack.endpoints, f"t{int(time.time()) % 100_000}{modes}"
     with ConnectClient(endpoints.connect_url, timeout_seconds=60) as connect:
         base = connect.config(SOURCE)
-    config = {
-        key: value
-        for key, value in base.items()
-        if not key.startswith("heartbeat.") and key not in ("table.include.list", "schema.include.list")
-    } | {
-        "topic.prefix": prefix,
-        "slot.name": prefix,
-        "publication.name": "types",
-        "schema.include.list": "types",
-        **MODES[modes],
-    }
+    config = _config(base, prefix, "types") | MODES[modes]
     try:
         registered = _registered(endpoints, prefix, config)
     finally:
@@ -192,6 +185,50 @@ def test_what_the_connector_registers_is_what_we_say(stack: LocalStack, tables: 
         key = key_schema(table, prefix, chosen)
         assert (None if key is None else to_avro(key)) == registered.get(f"{prefix}.types.{name}-key")
     assert not wrong
+
+
+@pytest.mark.parametrize("column", UNREGISTRABLE)
+def test_a_default_that_avro_cannot_hold_stops_the_source_as_the_plan_warns(stack: LocalStack, column: str) -> None:
+    endpoints, prefix = stack.endpoints, f"u{int(time.time()) % 100_000}"
+    statement = f"CREATE TABLE unregistrable.t (id int PRIMARY KEY, v {column})"
+    plan = plan_evolution(Catalog.from_ddl("CREATE SCHEMA unregistrable"), statement)
+    assert "default-not-in-avro" in {hazard.code for _, hazard in plan.hazards}
+    admin = stack.components["postgres"]
+    assert isinstance(admin, Postgres)
+    with psycopg.connect(admin.conninfo(), dbname=endpoints.postgres.database, autocommit=True) as connection:
+        for line in ("DROP SCHEMA IF EXISTS unregistrable CASCADE", "CREATE SCHEMA unregistrable", statement):
+            connection.execute(line.encode())
+        connection.execute("INSERT INTO unregistrable.t VALUES (1, 1)")
+        connection.execute("CREATE PUBLICATION unregistrable FOR TABLES IN SCHEMA unregistrable")
+        connection.execute("GRANT USAGE ON SCHEMA unregistrable TO PUBLIC")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA unregistrable TO PUBLIC")
+        try:
+            with ConnectClient(endpoints.connect_url, timeout_seconds=60) as connect:
+                config = _config(connect.config(SOURCE), prefix, "unregistrable") | {"name": prefix}
+                connect.deploy(config)
+                deadline = time.monotonic() + 90
+                while (failure := connect.status(prefix).failure) is None:
+                    assert time.monotonic() < deadline, "it was registered"
+                    time.sleep(0.5)
+                connect.delete(prefix)
+                connect.wait_until_gone(prefix)
+            assert "error code: 42201" in failure
+        finally:
+            _drop_slot(endpoints, stack, prefix)
+            connection.execute("DROP PUBLICATION unregistrable")
+            connection.execute("DROP SCHEMA unregistrable CASCADE")
+
+
+def _config(base: dict[str, str], prefix: str, schema: str) -> dict[str, str]:
+    """The stack's source, for the tables of another schema, whose name is its publication's too."""
+    taken = ("table.include.list", "schema.include.list")
+    kept = {key: value for key, value in base.items() if not key.startswith("heartbeat.") and key not in taken}
+    return kept | {
+        "topic.prefix": prefix,
+        "slot.name": prefix,
+        "publication.name": schema,
+        "schema.include.list": schema,
+    }
 
 
 def _columns(schema: Any) -> list[dict[str, Any]]:

@@ -93,6 +93,13 @@ def test_known_races_are_told() -> None:
     assert "D11" in {h.code for _, h in plan("ALTER PUBLICATION cdc DROP TABLE orders", publication="cdc").hazards}
 
 
+@pytest.mark.parametrize("sql", ["ADD r float8 DEFAULT 'NaN'", "ADD r real NOT NULL DEFAULT '-Infinity'::real"])
+def test_a_default_that_no_avro_schema_can_hold_is_told(sql: str) -> None:
+    codes = {h.code for _, h in plan(f"ALTER TABLE orders {sql}").hazards}
+    assert "default-not-in-avro" in codes
+    assert "default-not-in-avro" not in {h.code for _, h in plan("ALTER TABLE orders ADD r float8 DEFAULT 1").hazards}
+
+
 def test_a_change_of_the_key_is_told() -> None:
     found = plan(
         "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY (id, note)"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cdcpipe.schemas.catalog import Catalog, Publication
 from cdcpipe.schemas.compatibility import Mode
+from cdcpipe.schemas.defaults import read_expression
 from cdcpipe.schemas.effect import AEL, Effect
 from cdcpipe.schemas.table import Table
 
@@ -21,6 +22,7 @@ class Hazard:
     text: str
 
 
+_NOT_IN_JSON = frozenset({"nan", "infinity", "-infinity"})
 _STALE = frozenset({"drop-column", "rename-column", "alter-type", "set-not-null", "drop-not-null", "set-default"})
 
 
@@ -54,6 +56,7 @@ def _hazards(
                     "lock", f"{effect.table}: ACCESS EXCLUSIVE; set a lock_timeout, readers queue up behind it"
                 )
         yield from _of_code(effect, after)
+        yield from _defaults_no_schema_can_hold(effect, after)
         if effect.code in _STALE and existed:
             yield Hazard(
                 "D19",
@@ -68,6 +71,23 @@ def _hazards(
                 )
     if in_transaction and any(effect.code == "add-enum-value" for effect in effects):
         yield Hazard("enum", "a new enum value can't be used in the transaction that adds it")
+
+
+def _defaults_no_schema_can_hold(effect: Effect, after: Catalog) -> Iterator[Hazard]:
+    """JSON has no NaN, so Avro has no such default: Confluent's registry parses, and answers 42201."""
+    table = after.tables.get(effect.table)
+    if table is None or effect.code not in ("create-table", "add-column", "set-default"):
+        return
+    for column in table.columns:
+        if column.default is None or column.type.name not in ("float4", "float8"):
+            continue
+        literal = (read_expression(column.default).literal or "").lower()
+        if literal in _NOT_IN_JSON and effect.column in (None, "", column.name):
+            yield Hazard(
+                "default-not-in-avro",
+                f"{effect.table}.{column.name}: no Avro schema has the default {literal}; the registry refuses to "
+                "register it (42201), and the connector stops. Use a nullable column without a default",
+            )
 
 
 def _of_code(effect: Effect, after: Catalog) -> Iterator[Hazard]:
