@@ -12,12 +12,14 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdcpipe.chaos import ChaosPlan, ChaosResult, run_chaos
+from cdcpipe.chaos.bugs import BUGS, Bug, apply, take_out
 from cdcpipe.chaos.run import bring_up, heal_left
 from cdcpipe.chaos.scenarios import scenario_plan
 from cdcpipe.errors import CdcpipeError
@@ -62,24 +64,36 @@ class Chaos:
 
     def run(self, plan: ChaosPlan) -> ChaosResult:
         """Run `plan` on a stack of its shape: the last one's, if that is well and has no bug in it."""
-        shape = (plan.brokers, plan.proxied, plan.bug, plan.snapshot, tuple(sorted(plan.versions.items())))
-        if self._stack is None or shape != self._shape or plan.bug is not None or plan.snapshot:
+        bug = None if plan.bug is None else BUGS[plan.bug]
+        fresh = plan.snapshot > 0 or (bug is not None and not bug.configured)
+        shape = (plan.brokers, plan.proxied, plan.load, tuple(sorted(plan.versions.items())), plan if fresh else None)
+        stack = self._stack
+        if stack is None or fresh or shape != self._shape:
             self.drop()
-            self._stack = LocalStack(
-                self._folder / "stack",
-                cache=self._settings.cache,
-                maven_mirror=self._settings.maven_mirror,
+            stack = self._stack = LocalStack(
+                self._folder / "stack", cache=self._settings.cache, maven_mirror=self._settings.maven_mirror
             )
             self._shape = shape
-            bring_up(plan, self._stack)
-        passed = False
+            bring_up(plan, stack)
+        elif bug is not None:
+            apply(bug, stack)
+        well = False
         try:
-            result = run_chaos(plan, self._settings, stack=self._stack, listener=_tell)
-            passed = result.verdict is Verdict.PASS and not result.interventions
+            result = run_chaos(plan, self._settings, stack=stack, listener=_tell)
+            well = not fresh and not result.interventions and self._well(result, bug)
+            if well and bug is not None:
+                take_out(stack)
             return result
         finally:
-            if not passed:
+            if not well:
                 self.drop()
+
+    @staticmethod
+    def _well(result: ChaosResult, bug: Bug | None) -> bool:
+        """Whether the stack is fit for the next run: it passed, or failed as its bug does and stands still nowhere."""
+        if bug is None:
+            return result.verdict is Verdict.PASS
+        return all(result.report[name].verdict is Verdict.PASS for name in ("stuck", "slot-loss", "schedule"))
 
     def drop(self) -> None:
         """Heal and take down the stack, with its data."""
@@ -128,9 +142,6 @@ def chaos(chaos_session: Chaos) -> Chaos:
 @pytest.fixture
 def found(chaos_session: Chaos) -> Callable[[str, ChaosPlan], ChaosResult]:
     """`found("eos-off", plan)`: run the plan with the bug put in; its anomaly must be found, under its right name."""
-    from dataclasses import replace
-
-    from cdcpipe.chaos.bugs import BUGS
 
     def run(name: str, plan: ChaosPlan) -> ChaosResult:
         bug = BUGS[name]

@@ -16,7 +16,7 @@ from cdcpipe.stack.endpoints import SINK, SOURCE
 if TYPE_CHECKING:
     from cdcpipe.stack.local.stack import LocalStack
 
-__all__ = ["BUGS", "Bug", "apply"]
+__all__ = ["BUGS", "Bug", "apply", "take_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class Bug:
     source: Mapping[str, str | None] = field(default_factory=dict)
     sink: Mapping[str, str | None] = field(default_factory=dict)
     late_topics: bool = False
+
+    @property
+    def configured(self) -> bool:
+        """Whether it can be put into a stack that is up, and taken out again: nothing but connectors' settings."""
+        return bool(self.source or self.sink) and not (self.versions or self.worker or self.late_topics)
 
 
 BUGS: Final[Mapping[str, Bug]] = {
@@ -125,6 +130,16 @@ BUGS: Final[Mapping[str, Bug]] = {
     ),
 }
 """Name -> bug."""
+
+
+def take_out(stack: LocalStack) -> None:
+    """Give both connectors their shipped settings again."""
+    from cdcpipe.stack.deploy import deploy_connectors
+    from cdcpipe.stack.local.connect import ConnectWorker
+    from cdcpipe.stack.pipeline import SecretPlaces
+
+    secrets = SecretPlaces.in_file(str(ConnectWorker.secrets_file(stack.folder / "connect")))
+    deploy_connectors(stack.endpoints, stack.settings, secrets)
 
 
 def apply(bug: Bug, stack: LocalStack) -> None:
