@@ -103,9 +103,10 @@ def _once(stack: Stack, settings: MonitorSettings) -> None:
 def _watch(stack: Stack, settings: MonitorSettings, *, with_prometheus: bool) -> None:
     from cdcpipe.observe.monitor import Monitor
     from cdcpipe.observe.monitor_local import prometheus_of, surroundings
-    from cdcpipe.observe.monitor_log import log_to_stderr
+    from cdcpipe.observe.monitor_log import lean_memory, log_to_stderr
     from cdcpipe.observe.web import WebServer
 
+    lean_memory()
     around = surroundings(stack, settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -26,6 +26,10 @@ __all__ = ["Alertmanager", "Prometheus", "Target", "load_rules", "prometheus_con
 RULES_FILE: Final = "cdcpipe.rules.yml"
 # Go returns memory later than it could; these two hold little, and collecting more often costs next to nothing.
 _GO = {"GOGC": "40", "GOMAXPROCS": "1"}
+# What servers tell by themselves and nothing here looks at: five of six series that they expose.
+_UNUSED = (
+    "go_.*|netty_.*|storage_method_.*|(SeaweedFS|rest_requests|http_).*_(bucket|max)|SeaweedFS_(filerStore|volume).*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ def prometheus_config(targets: Sequence[Target], *, scrape_seconds: float, alert
                 "job_name": job if all(path == "/metrics" for _ in members) else f"{job}-{index}",
                 "metrics_path": path,
                 "static_configs": [{"targets": [each.address], "labels": each.labels} for each in members],
+                "metric_relabel_configs": [{"source_labels": ["__name__"], "regex": _UNUSED, "action": "drop"}],
             }
         )
     config: dict[str, Any] = {

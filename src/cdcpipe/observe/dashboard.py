@@ -209,7 +209,7 @@ PANELS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Requests to the registry",
-                (Query("sum by (status) (rate(http_server_requests_seconds_count[1m]))", "{{status}}"),),
+                (Query("sum by (status_code_group) (rate(rest_requests_seconds_count[1m]))", "{{status_code_group}}"),),
                 unit="reqps",
             ),
         ),

@@ -58,6 +58,7 @@ def _counter(source: str, name: str, labels: str, help_: str) -> Metric:
 METRICS: Final[tuple[Metric, ...]] = (
     # The monitor itself.
     _gauge("monitor", "build_info", "version", "1, with the version of cdcpipe."),
+    _gauge("monitor", "monitor_start_timestamp_seconds", "", "When the monitor was started."),
     _gauge("monitor", "monitor_source_up", "source", "1 while the source can be asked; its metrics are absent at 0."),
     _gauge("monitor", "monitor_source_duration_seconds", "source", "How long the source took when it was asked last."),
     _counter("monitor", "monitor_source_failures", "source", "How often the source could not be asked."),
@@ -161,8 +162,8 @@ METRICS: Final[tuple[Metric, ...]] = (
 )
 
 SERVERS: Final[tuple[Metric, ...]] = (
-    Metric("http_server_requests_seconds_count", "counter", ("method", "status", "uri"), "Requests.", "registry"),
-    Metric("http_server_requests_seconds_sum", "counter", ("method", "status", "uri"), "Time they took.", "registry"),
+    Metric("rest_requests_seconds_count", "counter", ("method", "path", "status_code_group"), "Requests.", "registry"),
+    Metric("rest_requests_seconds_sum", "counter", ("method", "path", "status_code_group"), "Their time.", "registry"),
     Metric("SeaweedFS_s3_request_total", "counter", ("bucket", "code", "type"), "Requests.", "s3"),
     Metric("SeaweedFS_s3_request_seconds_sum", "counter", ("bucket", "type"), "Time that requests took.", "s3"),
     Metric("SeaweedFS_s3_request_seconds_count", "counter", ("bucket", "type"), "Requests with a time.", "s3"),

@@ -182,6 +182,7 @@ class Monitor:
     def _tell_settings(self, watch: Watch) -> None:
         tell, settings = self.exporter.set, self.settings
         tell("cdcpipe_build_info", 1, version=version("cdcpipe"))
+        tell("cdcpipe_monitor_start_timestamp_seconds", time.time())
         tell("cdcpipe_throughput_target_events_per_second", settings.target_rate)
         tell("cdcpipe_memory_limit_bytes", settings.memory_limit_bytes)
         tell("cdcpipe_wal_retained_limit_bytes", settings.wal_retained_bytes_max)

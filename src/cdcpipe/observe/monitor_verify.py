@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -72,12 +73,13 @@ def _verify(endpoints: Endpoints, source: str, sink: str, answer: Connection) ->
     os.nice(10)  # the pipeline comes first
     begun = time.monotonic()
     try:
-        answer.send(_state(endpoints, source, sink, begun))
+        found = _state(endpoints, source, sink, begun)
     except CdcpipeError as error:
-        answer.send(Verification("error", error.message, seconds=time.monotonic() - begun))
+        found = Verification("error", error.message, seconds=time.monotonic() - begun)
     except Exception as error:  # noqa: BLE001 - the parent tells it; a traceback in a child helps nobody
-        text = f"{type(error).__name__}: {error}"
-        answer.send(Verification("error", text, seconds=time.monotonic() - begun))
+        found = Verification("error", f"{type(error).__name__}: {error}", seconds=time.monotonic() - begun)
+    with contextlib.suppress(OSError):  # nobody listens any more: the monitor was stopped
+        answer.send(found)
 
 
 def _state(endpoints: Endpoints, source: str, sink: str, begun: float) -> Verification:

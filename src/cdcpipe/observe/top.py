@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 _HEALTH = {"healthy": ("●", "green"), "degraded": ("▲", "yellow"), "down": ("✗", "red"), "unknown": ("?", "dim")}
 _BARS = "▁▂▃▄▅▆▇█"
-_HOP_NAMES = {"commit": "PostgreSQL commits", "log": "into Kafka", "archive": "into the archive"}
+_HOP_NAMES = {"commit": "commits", "log": "into Kafka", "archive": "into archive"}
 
 
 def render(state: dict[str, Any], *, width: int = 100) -> RenderableType:
@@ -48,7 +48,7 @@ def _clock(state: dict[str, Any]) -> str:
 
 def _flow(state: dict[str, Any], width: int) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "events/s", "of target", "lag", "events behind", "bytes behind", "last minutes"):
+    for name in ("", "events/s", "of target", "lag", "waiting", "bytes", "last minutes"):
         table.add_column(name, justify="left" if name in ("", "last minutes") else "right")
     target = state["target_rate"]
     lag_of = {"commit": None, "log": "commit_to_log", "archive": "log_to_archive"}
@@ -63,13 +63,11 @@ def _flow(state: dict[str, Any], width: int) -> RenderableType:
             "" if lag is None else _seconds(lag["seconds"]),
             "" if lag is None else _number(lag["events"]),
             "" if lag is None else _bytes(lag["bytes"]),
-            Text(_spark([step[hop] for step in state["history"]], max(10, min(40, width - 75))), "cyan"),
+            Text(_spark([step[hop] for step in state["history"]], max(10, min(40, width - 70))), "cyan"),
         )
     whole = state["lags"]["commit_to_archive"]
     late = whole["seconds"] is not None and whole["target_seconds"] and whole["seconds"] > whole["target_seconds"]
-    table.add_row(
-        "from end to end", "", "", Text(_seconds(whole["seconds"]), "bold red" if late else "bold"), "", "", ""
-    )
+    table.add_row("end to end", "", "", Text(_seconds(whole["seconds"]), "bold red" if late else "bold"), "", "", "")
     return table
 
 

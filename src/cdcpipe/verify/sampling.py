@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
@@ -16,9 +16,11 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import ServiceError
-from cdcpipe.ledger.objects import Bucket
 from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.verify.progress import ObjectState, Place, Sample, SlotState, Writer
+
+if TYPE_CHECKING:
+    from cdcpipe.ledger.objects import Bucket
 
 __all__ = ["Sampler", "parse_lsn", "source_lsn"]
 
@@ -48,6 +50,13 @@ def source_lsn(client: ConnectClient, connector: str) -> int | None:
     return max(found, default=None)
 
 
+def _bucket(endpoints: Endpoints) -> Bucket:
+    # Only now: it brings pyarrow, which a monitor that lists nothing needn't have in memory.
+    from cdcpipe.ledger.objects import Bucket
+
+    return Bucket(endpoints.s3)
+
+
 class Sampler:
     """Takes samples. Connections are kept and made again after a failure; a context manager.
 
@@ -73,7 +82,7 @@ class Sampler:
         self._postgres: psycopg.Connection[Any] | None = None
         self._connect = ConnectClient(endpoints.connect_url, timeout_seconds=timeout_seconds)
         self._admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
-        self._bucket = Bucket(endpoints.s3) if self._prefixes else None
+        self._bucket = _bucket(endpoints) if self._prefixes else None
         self._number = 0
 
     def __enter__(self) -> Self:

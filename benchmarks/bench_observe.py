@@ -1,0 +1,194 @@
+"""What watching costs: the pipeline with and without everything of issue 8 that runs all the time, side by side.
+
+Each round brings up two stacks one after the other, gives both the same load, and waits until all of it is archived.
+The observed one has JMX agents in Kafka and Connect, `cdcpipe monitor` with its probe rows, a Prometheus that scrapes
+every five seconds, and an Alertmanager. Throughput is events over the time from the load's begin until the log (or the
+archive) has them all: a pipeline that falls behind shows it. A JSON object on stdout; targets are 5 % and 150 MB.
+
+    python benchmarks/bench_observe.py --rate 10000 --seconds 30 --rounds 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from cdcpipe.settings import load_settings
+from cdcpipe.stack.deploy import await_flow
+from cdcpipe.stack.local.process import processes_below
+from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.verify.settle import settle
+from cdcpipe.workload import Shop, Workload
+
+WATCHERS = frozenset({"prometheus", "prometheus-alertmanager", "alertmanager"})
+
+
+class Peak:
+    """The most memory that was seen, once a second, by part; and the CPU that each part has used."""
+
+    def __init__(self, stack: LocalStack, monitor: subprocess.Popen[bytes] | None) -> None:
+        self._stack, self._monitor = stack, monitor
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.memory: dict[str, int] = {}
+        self.total = 0
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def cpu(self) -> dict[str, float]:
+        used = {name: component.cpu_seconds() for name, component in self._stack.components.items()}
+        for process in self._watching():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                name = _name(process)
+                used[name] = used.get(name, 0) + times.user + times.system
+        return used
+
+    def _watching(self) -> list[psutil.Process]:
+        if self._monitor is None:
+            return []
+        found = processes_below(self._stack.folder, WATCHERS)
+        with contextlib.suppress(psutil.Error):
+            monitor = psutil.Process(self._monitor.pid)
+            found += [monitor, *(each for each in monitor.children(recursive=True) if each not in found)]
+        return found
+
+    def _run(self) -> None:
+        while not self._stop.wait(1):
+            now = self._stack.memory_bytes()
+            for process in self._watching():
+                with contextlib.suppress(psutil.Error):
+                    name = _name(process)
+                    now[name] = now.get(name, 0) + process.memory_full_info().pss
+            for name, size in now.items():
+                self.memory[name] = max(size, self.memory.get(name, 0))
+            self.total = max(self.total, sum(now.values()))
+
+
+def _name(process: psutil.Process) -> str:
+    name = process.name()
+    return name if name in WATCHERS else "monitor"
+
+
+@contextlib.contextmanager
+def monitored(stack: LocalStack, observed: bool) -> Iterator[subprocess.Popen[bytes] | None]:
+    if not observed:
+        yield None
+        return
+    environment = {**os.environ, "CDCPIPE_STACK": str(stack.folder)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "cdcpipe", "monitor", "--with-prometheus"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as monitor:
+        try:
+            assert monitor.stdout is not None
+            for _ in range(4):  # page, metrics, prometheus, alertmanager
+                if not monitor.stdout.readline():
+                    raise SystemExit("the monitor did not start")
+            yield monitor
+        finally:
+            monitor.send_signal(signal.SIGTERM)
+            monitor.wait(60)
+
+
+def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> dict[str, object]:
+    """One run on a fresh stack."""
+    settings = load_settings()
+    with tempfile.TemporaryDirectory(prefix="cdcpipe-bench-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        stack = LocalStack(Path(folder), cache=settings.cache, maven_mirror=settings.maven_mirror)
+        try:
+            stack.up(observed=observed, tables=Shop.TABLES)
+            postgres, shop = stack.endpoints.postgres, Shop(seed=7)
+            shop.create(postgres)
+            with monitored(stack, observed) as monitor:
+                with Workload(postgres, shop, rate=rate / 2, seconds=warm_up) as load:
+                    load.wait()
+                await_flow(stack.endpoints, archive=True, timeout_seconds=300)
+                with Peak(stack, monitor) as peak:
+                    before, begun = peak.cpu(), time.monotonic()
+                    with Workload(postgres, shop, rate=rate, seconds=seconds) as load:
+                        result = load.wait()
+                    loaded = time.monotonic() - begun
+                    settled = settle(stack.endpoints, timeout_seconds=300)
+                    whole = time.monotonic() - begun
+                    used = {name: round(cpu - before.get(name, 0), 1) for name, cpu in peak.cpu().items()}
+        finally:
+            stack.down(purge=True)
+    in_log = loaded + settled.seconds.get("source", 0)
+    return {
+        "observed": observed,
+        "events": result.events,
+        "settled": settled.cut.reached,
+        "offered_rate": rate,
+        "written_rate": round(result.achieved_rate, 1),
+        "log_rate": round(result.events / in_log, 1),
+        "archive_rate": round(result.events / whole, 1),
+        "peak_memory_mb": round(peak.total / 1e6, 1),
+        "memory_mb": {name: round(size / 1e6, 1) for name, size in peak.memory.items()},
+        "cpu_seconds": used,
+        "cpu_seconds_all": round(sum(used.values()), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=10_000)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--warm-up", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    runs: list[dict[str, object]] = []
+    for number in range(options.rounds):
+        for observed in (False, True) if number % 2 == 0 else (True, False):  # no order has an advantage
+            runs.append(measure(observed=observed, rate=options.rate, seconds=options.seconds, warm_up=options.warm_up))
+            print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
+
+    def median(key: str, *, observed: bool) -> float:
+        return statistics.median(float(str(run[key])) for run in runs if run["observed"] is observed)
+
+    def ratio(key: str) -> float:
+        return round(median(key, observed=True) / median(key, observed=False), 4)
+
+    extra = median("peak_memory_mb", observed=True) - median("peak_memory_mb", observed=False)
+    print(
+        json.dumps(
+            {
+                "benchmark": "observe",
+                "rate": options.rate,
+                "seconds": options.seconds,
+                "rounds": options.rounds,
+                "log_throughput_ratio": ratio("log_rate"),
+                "archive_throughput_ratio": ratio("archive_rate"),
+                "cpu_ratio": ratio("cpu_seconds_all"),
+                "extra_memory_mb": round(extra, 1),
+                "targets": {"log_throughput_ratio": 0.95, "extra_memory_mb": 150},
+                "runs": runs,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
