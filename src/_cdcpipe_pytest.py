@@ -72,6 +72,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--conformance-report", dest="cdcpipe_report", metavar="FOLDER", help="also write conformance-report.* here"
     )
+    group.addoption(
+        "--cdcpipe-only", dest="cdcpipe_only", action="append", metavar="CRITERION", help="run the tests of this alone"
+    )
     group.addoption("--cdcpipe-replay", dest="cdcpipe_replay", help="the command that the report names for a replay")
 
 
@@ -86,7 +89,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Before anything is deselected: which tests there are."""
     marked = [item for item in items if item.get_closest_marker("criterion") is not None]
     if marked:
-        _recorder(config).expect(marked)
+        recorder = _recorder(config)
+        recorder.expect(marked)
+        left_out = recorder.left_out(marked)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
 
 
 def _recorder(config: pytest.Config) -> Any:

@@ -31,6 +31,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "psql": ("psql", "A prompt on the source database."),
     "chaos": ("chaos", "Break the pipeline on purpose, by a seed, and prove what became of every change."),
     "verify": ("verify", "Prove that every change arrived, or that the archive equals the tables now."),
+    "gate": ("gate", "Judge a pipeline by the 35 criteria of R1-R7, with evidence."),
     "config": ("config", "Judge, write, explain and compare connector, worker and topic configs."),
     "schema": ("schema", "What a migration does to the pipeline, before it is run."),
     "dlq": ("dlq", "Dead letters: what couldn't be decoded, why, and how to send it on."),

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import PostgresError
+from cdcpipe.errors import CdcpipeError, PostgresError
 from cdcpipe.settings import Settings
 from cdcpipe.stack.belongings import remove_tables
 from cdcpipe.stack.deploy import await_flow, ensure_topics
@@ -101,10 +101,19 @@ class Pipeline:
 
     def table(self, name: str, columns: str, *, full: bool = True) -> str:
         """Make a table and its topic; gives its whole name. `full`: REPLICA IDENTITY FULL."""
+        return self.tables({name: columns}, full=full)[name]
+
+    def tables(self, columns: Mapping[str, str], *, full: bool = True) -> dict[str, str]:
+        """Make several: short name -> whole name. At once, since each new topic makes the sink rebalance."""
         schema = self.endpoints.captured_schemas[0]
-        whole = f"{schema}.{name}_{self.token}"
-        self._made.append(whole)
-        ensure_topics(self.endpoints, self.stack.settings, (whole,))
+        wholes = {name: f"{schema}.{name}_{self.token}" for name in columns}
+        self._made += wholes.values()
+        ensure_topics(self.endpoints, self.stack.settings, tuple(wholes.values()))
+        for name, text in columns.items():
+            self._create(wholes[name], text, full=full)
+        return wholes
+
+    def _create(self, whole: str, columns: str, *, full: bool) -> None:
         identifier = sql.Identifier(*whole.split("."))
         with self.sql() as connection:
             # The columns are a test's own text.
@@ -112,7 +121,6 @@ class Pipeline:
             if full:
                 connection.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(identifier))
         self._demand_published(whole)
-        return whole
 
     def _demand_published(self, table: str) -> None:
         with self.sql("witness") as connection:
@@ -150,6 +158,24 @@ class Pipeline:
         from cdcpipe.ledger.wal import WalWitness
 
         return WalWitness(self.endpoints.postgres, folder, publication=self.endpoints.publication)
+
+    def execute(self, statements: str, role: str = "owner") -> None:
+        """Run SQL statements, each in a transaction of its own. Raises `PostgresError`."""
+        with self.sql(role) as connection:
+            try:
+                for statement in statements.split(";"):
+                    if statement.strip():
+                        connection.execute(statement.encode())
+            except psycopg.Error as error:
+                raise PostgresError(f"PostgreSQL refuses: {str(error).strip()}") from error
+
+    def revive(self) -> None:
+        """Restart what is FAILED: Connect itself never does."""
+        with contextlib.suppress(CdcpipeError), self.connect() as client:
+            for name in (self.source, self.sink):
+                if client.status(name).failure:
+                    client.restart(name, only_failed=True)
+                    client.wait_until_running(name, timeout_seconds=60)
 
     # Waiting --------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Recorder:
         self.folder = runs.resolve() / "conformance" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
         self.versions: dict[str, str] = {}
         self.trouble: list[str] = []
+        self._interrupted = False
         self._allow_inconclusive: bool = config.getoption("cdcpipe_allow_inconclusive")
         self._waivers = self._load_waivers()
         self._expected: dict[str, pytest.Item] = {}
@@ -70,6 +71,11 @@ class Recorder:
             if ids:
                 self._expected[item.nodeid] = item
 
+    def left_out(self, items: Iterable[pytest.Item]) -> list[pytest.Item]:
+        """Those that `--cdcpipe-only` does not name. Their criteria are `not run`."""
+        only: list[str] = self._config.getoption("cdcpipe_only") or []
+        return [item for item in items if only and not set(only) & set(criteria_of(item))]
+
     # Running --------------------------------------------------------------------------------------
 
     def evidence(self, item: pytest.Item) -> Evidence:
@@ -95,7 +101,8 @@ class Recorder:
             if all(self.target not in row.targets for row in rows):
                 raise NotApplicable(rows[0].elsewhere)
 
-    @pytest.hookimpl(wrapper=True)
+    # Outermost: what `xfail` makes of a report must not stand.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -145,6 +152,8 @@ class Recorder:
             self.trouble.append(reason)
         valid = {waiver.criterion for waiver in self._waivers if waiver.expires >= _today()}
         waived = set(criteria_of(item)) <= valid
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
         path, line, _ = item.location
         if verdict in (RowVerdict.NOT_APPLICABLE, RowVerdict.NOT_RUN):
             report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"{verdict}: {reason}")
@@ -157,6 +166,10 @@ class Recorder:
                 verdict is RowVerdict.INCONCLUSIVE and isinstance(error, (Inconclusive, CdcpipeError))
             ):
                 report.longrepr = f"{verdict}: {reason}{_details(error)}"
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """What was not run by then is `not run`."""
+        self._interrupted = True
 
     # The end --------------------------------------------------------------------------------------
 
@@ -199,6 +212,7 @@ class Recorder:
             "python": platform.python_version(),
             "system": platform.platform(),
             **self.versions,
+            **({"interrupted": "by Ctrl-C"} if self._interrupted else {}),
         }
 
     def _replay(self) -> str:
@@ -228,6 +242,8 @@ def _verdict(
 ) -> tuple[RowVerdict, str] | None:
     """What this phase of the test says; None when it says nothing."""
     if call.excinfo is None:
+        if call.when == "call" and item.get_closest_marker("xfail") is not None:
+            return RowVerdict.FAIL, "it is marked as expected to fail: a waiver is the way to say that"
         return (RowVerdict.PASS, "") if call.when == "call" else None
     error = call.excinfo.value
     if isinstance(error, NotApplicable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from cdcpipe.conformance.matrix import NOT_PROVEN, Matrix, Row, RowVerdict
 if TYPE_CHECKING:
     from cdcpipe.report.page import Mood
 
-__all__ = ["render_html", "render_markdown", "summary_lines", "write_reports"]
+__all__ = ["relocate", "render_html", "render_markdown", "summary_lines", "write_reports"]
 
 _NAME: Final = "conformance-report"
 _SIGNS: Final = {
@@ -40,6 +41,13 @@ def write_reports(matrix: Matrix, folder: Path, *, also: Path | None = None) -> 
             shutil.copyfile(folder / f"{_NAME}.{ending}", also / f"{_NAME}.{ending}")
         # Links are relative to the page's own folder.
         (also / f"{_NAME}.html").write_text(render_html(matrix, also.resolve()), encoding="utf-8")
+
+
+def relocate(run: Path, folder: Path) -> str:
+    """The page of `run`, for a file in `folder`: its links go to the run's artefacts from there."""
+    text = (run / f"{_NAME}.html").read_text(encoding="utf-8")
+    way = Path(os.path.relpath(run, folder)).as_posix()
+    return re.sub(r'href="(?![a-z]+:|#|/)', f'href="{way}/', text)
 
 
 def summary_lines(matrix: Matrix, *, width: int) -> Iterator[tuple[str, str]]:

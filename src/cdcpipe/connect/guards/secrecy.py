@@ -74,7 +74,7 @@ def _logged(pipeline: Pipeline) -> Answer:
 
 @guard(
     "SEC-05",
-    "warning",
+    "error",
     "files go to the store unencrypted",
     cure="use an https address",
     source="https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingEncryptionInTransit.html",
