@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
+from tests.stack.small_servers import Sleeper, SmallStack
 
 from cdcpipe.errors import FaultNotSupported, StackBusy, StackError, UsageError
 from cdcpipe.faults import (
@@ -29,53 +28,13 @@ from cdcpipe.faults import (
     heal,
     run_fault,
 )
-from cdcpipe.stack.component import ComponentState, Readiness, wait_until
-from cdcpipe.stack.local.process import LocalProcess, processes_below
-
-
-class Sleeper(LocalProcess):
-    """A server that serves nobody."""
-
-    program = "sleep"
-
-    def argv(self) -> Sequence[str]:
-        return [shutil.which("sleep") or "sleep", "600"]
-
-    def readiness(self) -> Readiness:
-        process = self.find()
-        return Readiness(process is not None and process.status() != psutil.STATUS_STOPPED, "it doesn't run")
-
-
-class Sleepers:
-    """A stack of them: `kafka-1`, `kafka-2`, `connect`."""
-
-    endpoints: Any = None
-    settings: Any = None
-    links: Any = {}  # noqa: RUF012
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.components = {
-            name: Sleeper(name, "1", folder / name, folder / "log") for name in ("kafka-1", "kafka-2", "connect")
-        }
-
-    def running(self) -> list[Sleeper]:
-        return [each for each in self.components.values() if each.find() is not None]
-
-    def memory_bytes(self) -> dict[str, int]:
-        return {}
-
-    def plugin_versions(self) -> dict[str, str]:
-        return {}
-
-    def pids(self) -> dict[str, int]:
-        found = {name: each.find() for name, each in self.components.items()}
-        return {name: process.pid for name, process in found.items() if process is not None}
+from cdcpipe.stack.component import ComponentState, wait_until
+from cdcpipe.stack.local.process import processes_below
 
 
 @pytest.fixture
-def sleepers(tmp_path: Path) -> Iterator[Sleepers]:
-    stack = Sleepers(tmp_path)
+def sleepers(tmp_path: Path) -> Iterator[SmallStack]:
+    stack = SmallStack(tmp_path)
     for component in stack.components.values():
         component.start()
     started = list(stack.components.values())
@@ -110,18 +69,18 @@ def _moments(record: FaultRecord) -> list[float]:
     ids=str,
 )
 def test_a_fault_goes_through_its_moments_in_order_and_leaves_the_target_well(
-    sleepers: Sleepers, journal: Journal, fault: Fault, changed: set[str]
+    sleepers: SmallStack, journal: Journal, fault: Fault, changed: set[str]
 ) -> None:
-    before = sleepers.pids()
+    before = sleepers.main_pids()
     record = run_fault(fault, sleepers, journal)
     assert record.error is None
     assert _moments(record) == sorted(_moments(record))
-    assert {name for name, pid in sleepers.pids().items() if before[name] != pid} == changed
+    assert {name for name, pid in sleepers.main_pids().items() if before[name] != pid} == changed
     assert {each.state() for each in sleepers.components.values()} == {ComponentState.READY}
     assert journal.open() == []
 
 
-def test_within_the_block_the_fault_is_in_force_and_behind_it_healed(sleepers: Sleepers, journal: Journal) -> None:
+def test_within_the_block_the_fault_is_in_force_and_behind_it_healed(sleepers: SmallStack, journal: Journal) -> None:
     connect = sleepers.components["connect"]
     with Pause("connect").applied(sleepers, journal) as running:
         assert connect.state() is ComponentState.PAUSED
@@ -133,7 +92,7 @@ def test_within_the_block_the_fault_is_in_force_and_behind_it_healed(sleepers: S
 
 
 def test_an_error_within_the_block_heals_too_and_is_the_one_that_is_raised(
-    sleepers: Sleepers, journal: Journal
+    sleepers: SmallStack, journal: Journal
 ) -> None:
     with pytest.raises(KeyboardInterrupt), Kill("connect").applied(sleepers, journal):
         raise KeyboardInterrupt
@@ -141,7 +100,7 @@ def test_an_error_within_the_block_heals_too_and_is_the_one_that_is_raised(
     assert journal.open() == []
 
 
-def test_a_fault_ends_early_when_it_is_told_to(sleepers: Sleepers, journal: Journal) -> None:
+def test_a_fault_ends_early_when_it_is_told_to(sleepers: SmallStack, journal: Journal) -> None:
     stop = threading.Event()
     seen: list[FaultRecord] = []
 
@@ -155,14 +114,14 @@ def test_a_fault_ends_early_when_it_is_told_to(sleepers: Sleepers, journal: Jour
     assert seen[-1] == record
 
 
-def test_an_unknown_component_is_a_usage_error_with_the_known_names(sleepers: Sleepers, journal: Journal) -> None:
+def test_an_unknown_component_is_a_usage_error_with_the_known_names(sleepers: SmallStack, journal: Journal) -> None:
     with pytest.raises(UsageError, match="no component `conect`") as caught, Kill("conect").applied(sleepers, journal):
         pass
     assert "did you mean `connect`? there are: kafka-1, kafka-2, connect, every broker" in (caught.value.hint or "")
     assert journal.open() == []
 
 
-def test_a_stack_that_manages_nothing_says_that_it_cannot(sleepers: Sleepers, journal: Journal) -> None:
+def test_a_stack_that_manages_nothing_says_that_it_cannot(sleepers: SmallStack, journal: Journal) -> None:
     sleepers.components = {}
     with pytest.raises(FaultNotSupported, match="`kill connect` is not supported here: this kind of stack can't"):
         with Kill("connect").applied(sleepers, journal):
@@ -170,7 +129,7 @@ def test_a_stack_that_manages_nothing_says_that_it_cannot(sleepers: Sleepers, jo
 
 
 def test_a_component_that_does_not_come_back_is_an_error_in_the_record(
-    sleepers: Sleepers, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    sleepers: SmallStack, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Kill, "recovery_seconds_max", 0.3)
     monkeypatch.setattr(Sleeper, "argv", lambda self: [shutil.which("sleep") or "sleep", "0"])
@@ -183,8 +142,8 @@ _RUNNER = """
 import sys
 from pathlib import Path
 from cdcpipe.faults import Journal, Pause, Kill
-from tests.stack.test_faults_processes import Sleepers
-stack = Sleepers(Path(sys.argv[1]))
+from tests.stack.small_servers import SmallStack
+stack = SmallStack(Path(sys.argv[1]))
 journal = Journal.of_folder(stack.folder)
 with Pause("kafka-1").applied(stack, journal), Kill("connect").applied(stack, journal):
     print("in force", flush=True)
@@ -193,7 +152,7 @@ with Pause("kafka-1").applied(stack, journal), Kill("connect").applied(stack, jo
 
 
 @pytest.fixture
-def runner(sleepers: Sleepers) -> Iterator[subprocess.Popen[str]]:
+def runner(sleepers: SmallStack) -> Iterator[subprocess.Popen[str]]:
     """Another process of ours that has a fault in force."""
     runner = subprocess.Popen(
         [sys.executable, "-c", _RUNNER, str(sleepers.folder)],
@@ -211,7 +170,7 @@ def runner(sleepers: Sleepers) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_next_start_heals_what_a_killed_runner_left(
-    sleepers: Sleepers, journal: Journal, runner: subprocess.Popen[str]
+    sleepers: SmallStack, journal: Journal, runner: subprocess.Popen[str]
 ) -> None:
     runner.send_signal(signal.SIGKILL)
     runner.wait(30)
@@ -225,7 +184,7 @@ def test_the_next_start_heals_what_a_killed_runner_left(
 
 
 def test_what_a_living_runner_breaks_is_left_alone(
-    sleepers: Sleepers, journal: Journal, runner: subprocess.Popen[str]
+    sleepers: SmallStack, journal: Journal, runner: subprocess.Popen[str]
 ) -> None:
     with pytest.raises(StackBusy, match=f"process {runner.pid} is breaking this stack"):
         heal(sleepers, journal)
@@ -233,7 +192,7 @@ def test_what_a_living_runner_breaks_is_left_alone(
 
 
 def test_ctrl_c_heals_before_the_runner_ends(
-    sleepers: Sleepers, journal: Journal, runner: subprocess.Popen[str]
+    sleepers: SmallStack, journal: Journal, runner: subprocess.Popen[str]
 ) -> None:
     os.kill(runner.pid, signal.SIGINT)
     runner.wait(30)
@@ -242,7 +201,7 @@ def test_ctrl_c_heals_before_the_runner_ends(
 
 
 def test_a_stack_that_was_taken_down_meanwhile_is_not_started_by_healing(
-    sleepers: Sleepers, journal: Journal, runner: subprocess.Popen[str]
+    sleepers: SmallStack, journal: Journal, runner: subprocess.Popen[str]
 ) -> None:
     runner.send_signal(signal.SIGKILL)
     runner.wait(30)

@@ -18,7 +18,7 @@ from cdcpipe.events import Downloading, Event, Listener, ignore
 if TYPE_CHECKING:
     from cdcpipe.stack.local.stack import LocalStack
 
-__all__ = ["echo_json", "interactive", "open_stack", "pairs", "progress", "stack_option"]
+__all__ = ["echo_json", "heal_faults", "interactive", "open_stack", "pairs", "progress", "stack_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +43,17 @@ def open_stack(folder: Path | None, listener: Listener = ignore, *, must_exist: 
     if must_exist and not stack.exists:
         raise StackNotRunning(f"there is no stack in `{stack.folder}`", hint="bring one up with `cdcpipe up`")
     return stack
+
+
+def heal_faults(stack: LocalStack) -> None:
+    """Put right what a run that was killed while it broke `stack` has left: mounts, frozen processes, cut links."""
+    if not (stack.folder / "faults.jsonl").exists():
+        return
+    from cdcpipe.faults import Journal, heal
+
+    for record in heal(stack, Journal.of_folder(stack.folder)):
+        text = f"could not be healed: {record.error}" if record.error else "healed"
+        click.echo(f"left by an interrupted run, `{record.kind} {record.target}`: {text}", err=True)
 
 
 def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cdcpipe.cli._shared import interactive, open_stack, stack_option
+from cdcpipe.cli._shared import heal_faults, interactive, open_stack, stack_option
 
 
 @click.command(
@@ -27,5 +27,8 @@ def command(stack_folder: Path | None, purge: bool, yes: bool) -> None:
         return
     if purge and not yes and interactive():
         click.confirm(f"remove all data in {stack.folder}?", abort=True, err=True)
-    stack.down(purge=purge)
+    stack.down()
+    heal_faults(stack)
+    if purge:
+        stack.down(purge=True)
     click.echo(f"stopped{' and removed' if purge else ''}: {stack.folder}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cdcpipe.cli._shared import echo_json, open_stack, pairs, progress, stack_option
+from cdcpipe.cli._shared import echo_json, heal_faults, open_stack, pairs, progress, stack_option
 
 
 @click.command(
@@ -16,6 +16,7 @@ Examples:
   cdcpipe up --brokers 3                        three brokers: replication 3, min ISR 2
   cdcpipe up --port postgres=5432 --port s3=9000
   cdcpipe up --with debezium=3.6.0.Final        another version of a part
+  cdcpipe up --proxied                          a proxy in every link, so that faults can break them
   cdcpipe up --observed                         every server exposes metrics; then `cdcpipe monitor`
 """
 )
@@ -24,6 +25,7 @@ Examples:
 @click.option("--port", "ports", multiple=True, metavar="NAME=N", help="Fix a port (postgres, kafka-1, connect, ...).")
 @click.option("--with", "versions", multiple=True, metavar="PART=VERSION", help="Run another version of a part.")
 @click.option("--observed/--unobserved", default=None, help="Let every server expose metrics; the stack keeps it.")
+@click.option("--proxied/--direct", default=None, help="Put a proxy into every link; the stack keeps it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the endpoints as one JSON object.")
 def command(
     stack_folder: Path | None,
@@ -31,6 +33,7 @@ def command(
     ports: tuple[str, ...],
     versions: tuple[str, ...],
     observed: bool | None,
+    proxied: bool | None,
     as_json: bool,
 ) -> None:
     """Bring the pipeline up on this machine, and show where it is.
@@ -43,7 +46,9 @@ def command(
             raise click.UsageError(f"`--port {name}={text}`: a port is a number from 1 to 65535")
         fixed[name] = int(text)
     stack = open_stack(stack_folder, progress(quiet=as_json), must_exist=False)
-    stack.up(brokers=brokers, ports=fixed, versions=pairs(versions, "--with"), observed=observed)
+    heal_faults(stack)
+    stack.up(brokers=brokers, ports=fixed, versions=pairs(versions, "--with"), observed=observed, proxied=proxied)
+    heal_faults(stack)  # what lay in the data of servers that did not run
     from cdcpipe.cli.status import addresses
 
     where = addresses(stack)

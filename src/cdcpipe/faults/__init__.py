@@ -15,19 +15,56 @@ from __future__ import annotations
 
 from cdcpipe.faults.fault import Fault, FaultRecord, RunningFault, fault_from_dict, kinds, run_fault
 from cdcpipe.faults.journal import Journal, heal
+from cdcpipe.faults.link import Bandwidth, Cut, HalfOpen, Latency, OneWayCut, Refuse, Reset, SlowClose, Truncate
+from cdcpipe.faults.machine import ClockStep, DiskFull, MemorySqueeze
+from cdcpipe.faults.postgres import (
+    Failover,
+    OpenTransaction,
+    PostgresCrash,
+    PublicationAltered,
+    SlotAdvanced,
+    SlotDropped,
+    WalsenderTerminated,
+)
 from cdcpipe.faults.process import Kill, Pause, Restart, RestartStorm, RollingRestart, Stop
+from cdcpipe.faults.rebalance import Rebalance
+from cdcpipe.faults.storage import S3Error, S3LostAnswer, S3SlowDown, S3Timeout
 
 __all__ = [
+    "Bandwidth",
+    "ClockStep",
+    "Cut",
+    "DiskFull",
+    "Failover",
     "Fault",
     "FaultRecord",
+    "HalfOpen",
     "Journal",
     "Kill",
+    "Latency",
+    "MemorySqueeze",
+    "OneWayCut",
+    "OpenTransaction",
     "Pause",
+    "PostgresCrash",
+    "PublicationAltered",
+    "Rebalance",
+    "Refuse",
+    "Reset",
     "Restart",
     "RestartStorm",
     "RollingRestart",
     "RunningFault",
+    "S3Error",
+    "S3LostAnswer",
+    "S3SlowDown",
+    "S3Timeout",
+    "SlotAdvanced",
+    "SlotDropped",
+    "SlowClose",
     "Stop",
+    "Truncate",
+    "WalsenderTerminated",
     "fault_from_dict",
     "heal",
     "kinds",

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
+import json
 import math
 import threading
 import time
@@ -52,7 +53,7 @@ Trace = dict[str, Any]
 F = TypeVar("F", bound="type[Fault]")
 
 _KINDS: dict[str, type[Fault]] = {}
-_MODULES = ("process",)  # where kinds of fault are defined
+_MODULES = ("process", "link", "storage", "postgres", "rebalance", "machine")  # where kinds of fault are defined
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Fault(ABC):
     effect_seconds_max: ClassVar[float] = 30.0
     """How long to wait for the effect before that is an error."""
     recovery_seconds_max: ClassVar[float] = 120.0
+    persists: ClassVar[bool] = False
+    """Whether it lies in a server's data: then it can be healed only while that server runs."""
 
     seconds: float = field(default=0.0, kw_only=True)
 
@@ -261,7 +264,12 @@ class RunningFault:
                 raise FaultNotSupported(f"`{self.fault}` is not supported here: {reason}")
             self.record = replace(self.record, trace=self.fault.resolve(self._stack))
             self._entry = self._journal.opened(self.fault, self.trace)
-            self.fault.set_up(self._stack, self.trace)
+            journalled = json.dumps(self.trace)
+            try:
+                self.fault.set_up(self._stack, self.trace)
+            finally:
+                if json.dumps(self.trace) != journalled:
+                    self._journal.noted(self._entry, self.trace)
             self._reached("set_up")
             self.fault.inject(self._stack, self.trace)
             self._reached("injected")
@@ -271,10 +279,13 @@ class RunningFault:
     def end(self, *, resting: bool = False) -> None:
         """Recover, wait, clean up. The journal keeps the fault until the cure and the cleaning went through.
 
-        `resting`: nothing of the stack runs, so that only the machine is put right and nothing is started.
+        `resting`: nothing of the stack runs, so that only the machine is put right and nothing is started; a fault that
+        persists in a server's data then stays in the journal.
         """
         if self._entry is None:
             return  # it never began
+        if resting and self.fault.persists:
+            return  # it stays in the journal
         entry, self._entry = self._entry, None
         self._reached("recovering")
         failed: list[CdcpipeError] = []

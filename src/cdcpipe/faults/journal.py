@@ -135,7 +135,8 @@ def heal(stack: Stack, journal: Journal) -> list[FaultRecord]:
     """Heal what is open in `journal`, newest first: what a dead run left, and what our own process has in force.
 
     Where nothing of the stack runs any more, nothing is started; the machine is put right all the same. A fault that
-    does not heal stays in the journal, with its `error` in the record. Raises `StackBusy` when another process that
+    does not heal stays in the journal, with its `error` in the record; so does one that lies in the data of a server
+    that doesn't run, for the next start. Raises `StackBusy` when another process that
     lives has injected them.
     """
     entries = journal.open()
@@ -149,7 +150,9 @@ def heal(stack: Stack, journal: Journal) -> list[FaultRecord]:
     for entry in reversed(entries):
         fault = fault_from_dict(entry.fault)
         running = RunningFault(fault, stack, journal, trace=entry.trace, entry=entry.id)
+        resting = not stack.running()
         with contextlib.suppress(CdcpipeError):  # it is in the record
-            running.end(resting=not stack.running())
-        records.append(running.record)
+            running.end(resting=resting)
+        if running.record.recovering is not None:
+            records.append(running.record)
     return records

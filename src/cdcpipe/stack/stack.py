@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cdcpipe.stack.component import Component
 from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.link import Link
 from cdcpipe.stack.pipeline import PipelineSettings
 
 __all__ = ["Stack"]
@@ -30,6 +31,10 @@ class Stack(Protocol):
     @property
     def components(self) -> Mapping[str, Component]:
         """Name -> component, in the order in which they start; empty where nothing can be managed (`existing`)."""
+
+    @property
+    def links(self) -> Mapping[str, Link]:
+        """Name -> link that can be broken; empty where no proxy stands in the links."""
 
     def running(self) -> Sequence[Component]:
         """The components that run now."""

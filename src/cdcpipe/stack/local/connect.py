@@ -33,8 +33,9 @@ class ConnectWorker(JavaProcess):
         secrets: Mapping[str, str],
         heap_mb: int,
         aot: Path,
+        name: str = "connect",
     ) -> None:
-        super().__init__("connect", version, folder, log_folder, heap_mb=heap_mb, aot=aot)
+        super().__init__(name, version, folder, log_folder, heap_mb=heap_mb, aot=aot)
         # Records live as long as a batch. A small young generation would be collected several times a second, and
         # what is in flight then would be copied each time.
         self.young_mb = heap_mb * 2 // 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -13,10 +14,33 @@ from cdcpipe.connect.properties import write_properties
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.local.java import JavaProcess, run_java
 
-__all__ = ["Broker", "BrokerPorts", "answers"]
+__all__ = ["Broker", "BrokerLinks", "BrokerPorts", "answers"]
 
 # (client listener, controller listener)
 BrokerPorts = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLinks:
+    """How a broker is reached through proxies: for each further listener its own port, and the one to advertise.
+
+    `voters` is where this broker finds the other controllers.
+    """
+
+    client: tuple[int, int]
+    inter: tuple[int, int] | None = None
+    voters: Mapping[int, int] = field(default_factory=dict)
+
+    def apply(self, config: dict[str, str]) -> dict[str, str]:
+        """`config` with the further listeners."""
+        listeners = {"LINKED": self.client} | ({} if self.inter is None else {"INTER": self.inter})
+        for name, (port, advertised) in listeners.items():
+            config["listeners"] += f",{name}://127.0.0.1:{port}"
+            config["advertised.listeners"] += f",{name}://127.0.0.1:{advertised}"
+            config["listener.security.protocol.map"] += f",{name}:PLAINTEXT"
+        if self.inter is not None:
+            config["inter.broker.listener.name"] = "INTER"
+        return config
 
 
 class Broker(JavaProcess):
@@ -34,6 +58,7 @@ class Broker(JavaProcess):
         cluster_id: str,
         heap_mb: int,
         aot: Path,
+        links: BrokerLinks | None = None,
     ) -> None:
         super().__init__(f"kafka-{node}", version, folder, log_folder, heap_mb=heap_mb, aot=aot)
         self.node = node
@@ -41,14 +66,17 @@ class Broker(JavaProcess):
         self._cluster = dict(cluster)
         self._cluster_id = cluster_id
         self._class_path = f"{jars}/*"
+        self._links = links
 
     def _config(self) -> dict[str, str]:
         port, controller_port = self._cluster[self.node]
         size = len(self._cluster)
         replicas = str(min(3, size))
         in_sync = "2" if size >= 3 else "1"
-        voters = ",".join(f"{node}@127.0.0.1:{ports[1]}" for node, ports in sorted(self._cluster.items()))
-        return {
+        elsewhere = {} if self._links is None else self._links.voters
+        controllers = {node: elsewhere.get(node, ports[1]) for node, ports in sorted(self._cluster.items())}
+        voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in controllers.items())
+        config = {
             "process.roles": "broker,controller",
             "node.id": str(self.node),
             # Static voters: a member's ports may change from one start to the next.
@@ -87,6 +115,7 @@ class Broker(JavaProcess):
             "message.max.bytes": str(16 * 1024 * 1024),
             "replica.fetch.max.bytes": str(16 * 1024 * 1024),
         }
+        return config if self._links is None else self._links.apply(config)
 
     def prepare(self) -> None:
         super().prepare()

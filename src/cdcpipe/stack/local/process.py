@@ -64,6 +64,8 @@ class LocalProcess:
         self.version = version
         self.folder = folder
         self.log_folder = log_folder
+        self.environment: dict[str, str] = {}
+        """Put on top of `env()` from the next start on; for faults and experiments."""
         self._process: psutil.Process | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -103,7 +105,7 @@ class LocalProcess:
         if out.exists() and out.stat().st_size > _OUT_BYTES_MAX:
             out.replace(out.with_suffix(".out.1"))
         environment = {key: os.environ[key] for key in ("PATH", "LANG", "LC_ALL", "TZ") if key in os.environ}
-        environment |= {"HOME": str(self.folder), "TMPDIR": str(self.folder)} | dict(self.env())
+        environment |= {"HOME": str(self.folder), "TMPDIR": str(self.folder)} | dict(self.env()) | self.environment
         uid = self.user()
         identity = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
         with out.open("ab") as sink:
@@ -128,6 +130,7 @@ class LocalProcess:
         self._process = None
 
     def working_folder(self) -> Path:
+        """Where it runs and keeps its data."""
         return self.folder
 
     def find(self) -> psutil.Process | None:
@@ -143,6 +146,10 @@ class LocalProcess:
         main = [process for process in own if _parent_pid(process) not in pids]
         self._process = main[0] if main else None
         return self._process
+
+    def pids(self) -> list[int]:
+        """All its processes."""
+        return [process.pid for process in self._own_processes()]
 
     def _own_processes(self) -> list[psutil.Process]:
         return processes_below(self.folder, frozenset({self.program}))

@@ -26,6 +26,7 @@ from cdcpipe.errors import DiskFull, MachineError, StackBusy, StackError, StackN
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, Notice, PhaseFinished, PhaseStarted, ignore
 from cdcpipe.stack import jmx
 from cdcpipe.stack.artefacts import Bundle, Store
+from cdcpipe.stack.artefacts.golang import built, go_programs, program_path
 from cdcpipe.stack.component import ComponentState
 from cdcpipe.stack.deploy import await_flow, deploy_connectors, ensure_topics, set_compatibility
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, S3Endpoint
@@ -33,12 +34,13 @@ from cdcpipe.stack.local.connect import ConnectWorker, make_plugin_folder, plugi
 from cdcpipe.stack.local.database import prepare_databases
 from cdcpipe.stack.local.java import JavaProcess, MetricsAgent, java_version
 from cdcpipe.stack.local.kafka import Broker
+from cdcpipe.stack.local.links import ProxiedLink, Toxiproxy, Wiring
 from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.process import LocalProcess, processes_below
 from cdcpipe.stack.local.registry import ApicurioRegistry
 from cdcpipe.stack.local.s3 import SeaweedS3
 from cdcpipe.stack.local.state import Credentials, Plan, claim_ports, port_names
-from cdcpipe.stack.pipeline import PipelineSettings, SecretPlaces, secret_values, worker
+from cdcpipe.stack.pipeline import PLUGINS, PipelineSettings, SecretPlaces, secret_values, worker
 
 __all__ = ["LocalStack"]
 
@@ -121,6 +123,35 @@ class LocalStack:
                 component.agent = MetricsAgent(jar, port, rules)
         return found
 
+    @cached_property
+    def spares(self) -> dict[str, LocalProcess]:
+        """Servers that `up` doesn't start and `down` stops: a second worker of a proxied stack, for rebalances."""
+        return {"connect-2": self._worker("connect-2")} if self.plan.proxied else {}
+
+    @property
+    def _wiring(self) -> Wiring | None:
+        return Wiring(self.plan.brokers, self.plan.ports) if self.plan.proxied else None
+
+    @property
+    def links(self) -> dict[str, ProxiedLink]:
+        """Name -> link; empty unless the stack was brought up `proxied`."""
+        wiring, toxiproxy = self._wiring, self.components.get("toxiproxy")
+        if wiring is None or not isinstance(toxiproxy, Toxiproxy):
+            return {}
+        return wiring.links(toxiproxy.url)
+
+    @property
+    def pipeline_endpoints(self) -> Endpoints:
+        """The endpoints as the pipeline itself sees them: through the links' proxies where there are any."""
+        wiring = self._wiring
+        return self.endpoints if wiring is None else wiring.endpoints(self.endpoints)
+
+    @property
+    def pipeline_settings(self) -> PipelineSettings:
+        """The settings that go with `pipeline_endpoints`."""
+        wiring = self._wiring
+        return self.settings if wiring is None else wiring.settings(self.settings)
+
     def running(self) -> list[LocalProcess]:
         """The components that have a process."""
         return [component for component in self.components.values() if component.find() is not None]
@@ -131,7 +162,7 @@ class LocalStack:
 
     def plugin_versions(self) -> dict[str, str]:
         """Bundle -> version of what Connect runs."""
-        return {name: self._bundles[name].version for name in ("debezium", "iceberg", "avro-converter")}
+        return {name: self._bundles[name].version for name in PLUGINS}
 
     # Up and down ----------------------------------------------------------------------------------
 
@@ -144,16 +175,18 @@ class LocalStack:
         tables: tuple[str, ...] = (),
         await_archive: bool = False,
         observed: bool | None = None,
+        proxied: bool | None = None,
     ) -> None:
         """Bring every component up and the pipeline into motion; what runs already is left alone.
 
         Ends when the connectors' tasks run and a probe row came out of Kafka; with `await_archive`, out of the
         archive too. Topics of `tables` (`schema.table`) are made before the sink looks: one that appears later makes
-        it rebalance, and its coordinator start anew. `observed` servers expose metrics: the plan keeps that, None
-        leaves it as it was. If anything fails, what this call started is stopped again, and the data stays.
+        it rebalance, and its coordinator start anew. `observed` servers expose metrics, `proxied` ones can have their
+        `links` broken: the plan keeps that, None leaves it as it was. If anything fails, what this call started is
+        stopped again, and the data stays.
         """
         with self._exclusive():
-            self._make_plan(brokers, dict(ports or {}), dict(versions or {}), observed)
+            self._make_plan(brokers, dict(ports or {}), dict(versions or {}), observed, proxied)
             started: list[LocalProcess] = []
             try:
                 self._phase("artefacts", "artefacts", self._prepare_artefacts)
@@ -170,6 +203,8 @@ class LocalStack:
         with self._exclusive():
             if self.exists:
                 self._stop_watchers()
+                for spare in self.spares.values():
+                    spare.stop()
                 self._stop(list(self.components.values()))
             if purge:
                 self._purge()
@@ -196,7 +231,7 @@ class LocalStack:
                 continue
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
         self._plan = None
-        for name in ("components", "_credentials", "_bundles"):
+        for name in ("components", "spares", "_credentials", "_bundles"):
             self.__dict__.pop(name, None)
 
     @contextlib.contextmanager
@@ -227,7 +262,12 @@ class LocalStack:
     # The plan -------------------------------------------------------------------------------------
 
     def _make_plan(
-        self, brokers: int | None, ports: dict[str, int], versions: dict[str, str], observed: bool | None
+        self,
+        brokers: int | None,
+        ports: dict[str, int],
+        versions: dict[str, str],
+        observed: bool | None,
+        proxied: bool | None,
     ) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < _FREE_BYTES_MIN:
@@ -238,15 +278,20 @@ class LocalStack:
         if self._plan is None:
             if brokers not in (None, 1, 3):
                 raise UsageError(f"a stack has 1 or 3 brokers, not {brokers}")
-            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports, observed=bool(observed))
+            flags = {"observed": bool(observed), "proxied": bool(proxied)}
+            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports, **flags)
         else:
-            wanted = self._plan.observed if observed is None else observed
-            self._plan = self._changed_plan(self._plan, brokers, ports, versions, wanted)
+            flags = {
+                "observed": self._plan.observed if observed is None else observed,
+                "proxied": self._plan.proxied if proxied is None else proxied,
+            }
+            self._plan = self._changed_plan(self._plan, brokers, ports, versions, flags)
         self._plan.save(self.folder / "stack.json")
-        self.__dict__.pop("components", None)
+        for name in ("components", "spares"):
+            self.__dict__.pop(name, None)
 
     def _changed_plan(
-        self, plan: Plan, brokers: int | None, ports: dict[str, int], versions: dict[str, str], observed: bool
+        self, plan: Plan, brokers: int | None, ports: dict[str, int], versions: dict[str, str], flags: dict[str, bool]
     ) -> Plan:
         if brokers not in (None, plan.brokers):
             raise UsageError(
@@ -257,14 +302,15 @@ class LocalStack:
         if running:
             changed = {n: v for n, v in versions.items() if plan.versions.get(n) != v}
             moved = {n: p for n, p in ports.items() if plan.ports.get(n) != p}
-            if changed or moved or observed != plan.observed:
+            if changed or moved or flags != {"observed": plan.observed, "proxied": plan.proxied}:
                 raise UsageError(
-                    "versions, ports and `--observed` can't change while the stack runs", hint="`cdcpipe down` first"
+                    "versions, ports, `--observed` and `--proxied` can't change while the stack runs",
+                    hint="`cdcpipe down` first",
                 )
             return plan
         fixed = {**plan.fixed_ports, **ports}
-        claimed = claim_ports(port_names(plan.brokers, observed=observed), fixed, plan.ports)
-        return Plan(plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed, observed)
+        claimed = claim_ports(port_names(plan.brokers, **flags), fixed, plan.ports)
+        return Plan(plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed, **flags)
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:
@@ -274,13 +320,15 @@ class LocalStack:
         return self._store.folder_of(self._bundles[name])
 
     def _plugins(self) -> dict[str, Path]:
-        return {name: self._bundle_path(name) for name in ("debezium", "iceberg", "avro-converter")}
+        return {name: self._bundle_path(name) for name in PLUGINS}
 
     def _prepare_artefacts(self) -> None:
         missing = self._store.missing_bytes(self._bundles.values())
         if missing:
             self._listener(Notice(f"downloading {missing / 1e6:.0f} MB of artefacts into {self._store.folder}"))
         self._store.folders(self._bundles.values())
+        if self.plan.proxied:
+            built(self._store, "toxiproxy", listener=self._listener)
         make_plugin_folder(self._store, self._bundle_path("kafka"), self._plugins())
 
     def _aot(self, name: str, program: Path) -> Path:
@@ -289,7 +337,16 @@ class LocalStack:
     def _components(self) -> Iterator[LocalProcess]:
         plan, credentials, jars = self.plan, self._credentials, self._bundle_path("kafka")
         endpoints, log = self.endpoints, self.folder / "log"
-        ports = plan.ports
+        ports, wiring = plan.ports, self._wiring
+        if wiring is not None:
+            yield Toxiproxy(
+                program_path(self._store, "toxiproxy"),
+                go_programs()["toxiproxy"].version.removeprefix("v"),
+                self.folder / "toxiproxy",
+                log,
+                port=ports["toxiproxy"],
+                proxies=wiring.proxies(),
+            )
         yield Postgres(self.folder / "postgres", log, port=ports["postgres"], admin=credentials.roles["admin"])
         cluster = {n: (ports[f"kafka-{n}"], ports[f"kafka-{n}-controller"]) for n in range(1, plan.brokers + 1)}
         for node in cluster:
@@ -303,6 +360,7 @@ class LocalStack:
                 cluster_id=plan.cluster_id,
                 heap_mb=_HEAP["kafka"] if plan.brokers == 1 else 256,
                 aot=self._aot("kafka", jars),
+                links=None if wiring is None else wiring.broker_links(node),
             )
         admin_key, admin_secret = credentials.s3_admin
         yield SeaweedS3(
@@ -321,27 +379,31 @@ class LocalStack:
             log_folder=log,
             port=ports["registry"],
             management_port=ports["registry-management"],
-            database=f"127.0.0.1:{ports['postgres']}/registry",
+            database=f"127.0.0.1:{ports['postgres'] if wiring is None else wiring.postgres_of_registry()}/registry",
             role=credentials.roles["registry"],
             heap_mb=_HEAP["registry"],
             aot=self._aot("registry", self._bundle_path("registry")),
         )
-        connect_folder = self.folder / "connect"
-        secrets = ConnectWorker.secrets_file(connect_folder)
-        yield ConnectWorker(
+        yield self._worker("connect")
+
+    def _worker(self, name: str) -> ConnectWorker:
+        jars, port = self._bundle_path("kafka"), self.plan.ports[name]
+        secrets = ConnectWorker.secrets_file(self.folder / "connect")  # connectors name this file, whoever runs them
+        return ConnectWorker(
+            name=name,
             jars=jars,
             version=self._bundles["kafka"].version,
-            folder=connect_folder,
-            log_folder=log,
-            port=ports["connect"],
+            folder=self.folder / name,
+            log_folder=self.folder / "log",
+            port=port,
             config=worker(
-                endpoints,
+                self.pipeline_endpoints,
                 self.settings,
-                port=ports["connect"],
+                port=port,
                 plugin_path=str(self._store.derived_path(plugin_folder_name(jars, self._plugins()))),
                 secrets_folder=str(secrets.parent),
             ),
-            secrets=secret_values(endpoints),
+            secrets=secret_values(self.endpoints),
             heap_mb=_HEAP["connect"],
             aot=self._aot("connect", jars),
         )
@@ -374,6 +436,8 @@ class LocalStack:
             self._start(self.components["connect"], started)
 
         self._giving_up.clear()
+        if "toxiproxy" in self.components:
+            self._start(self.components["toxiproxy"], started)
         work = [postgres_and_registry, kafka_and_connect, lambda: self._start(self.components["s3"], started)]
         with ThreadPoolExecutor(len(work)) as pool:
             tasks = [pool.submit(item) for item in work]
@@ -416,7 +480,7 @@ class LocalStack:
 
     def _start_pipeline(self, *, await_archive: bool) -> None:
         secrets = SecretPlaces.in_file(str(ConnectWorker.secrets_file(self.folder / "connect")))
-        deploy_connectors(self.endpoints, self.settings, secrets)
+        deploy_connectors(self.pipeline_endpoints, self.pipeline_settings, secrets)
         await_flow(self.endpoints, archive=await_archive)
 
     def _stop(self, components: list[LocalProcess]) -> None:
@@ -426,10 +490,10 @@ class LocalStack:
         for component in sorted(components, key=lambda item: -order[item.name]):
             if component.name.startswith("kafka-"):
                 brokers.append(component)  # all at once: the last of a quorum can't shut down in order alone
-            elif component.name != "postgres":
+            elif component.name not in ("postgres", "toxiproxy"):
                 component.stop()
         with ThreadPoolExecutor(max(1, len(brokers))) as pool:
             list(pool.map(lambda broker: broker.stop(), brokers))
         for component in components:
-            if component.name == "postgres":
+            if component.name in ("postgres", "toxiproxy"):
                 component.stop()

@@ -27,10 +27,25 @@ _PORTS = range(20_000, 32_000)
 _S3_PORTS = ("s3-master", "s3-volume", "s3-filer", "s3", "s3-master-grpc", "s3-volume-grpc", "s3-filer-grpc", "s3-grpc")
 
 
-def port_names(brokers: int, *, observed: bool = False) -> tuple[str, ...]:
+_LINKS = ("connect-postgres", "connect-catalog", "connect-registry", "connect-s3", "registry-postgres")
+
+
+def _link_ports(brokers: int) -> tuple[str, ...]:
+    """The ports of a proxied stack: toxiproxy's own, its proxies', the listeners behind them, a second worker's."""
+    nodes = range(1, brokers + 1)
+    links = [*_LINKS, *(f"connect-kafka-{node}" for node in nodes)]
+    listeners = [f"kafka-{node}-linked" for node in nodes]
+    if brokers > 1:
+        links += [f"kafka-{way}-{node}" for way in ("kafka", "quorum") for node in nodes]
+        listeners += [f"kafka-{node}-inter" for node in nodes]
+    return ("toxiproxy", *(f"link-{link}" for link in links), *listeners, "connect-2")
+
+
+def port_names(brokers: int, *, observed: bool = False, proxied: bool = False) -> tuple[str, ...]:
     """Every port that a stack listens on, by name. The ones people use come first.
 
-    An observed stack has more: those of its servers' metrics, and those of the programs that look at them.
+    An observed stack has more: those of its servers' metrics, and those of the programs that look at them. A proxied
+    one has those of its links.
     """
     kafka = [f"kafka-{node}" for node in range(1, brokers + 1)]
     metrics = [f"{name}-metrics" for name in (*kafka, "connect", "s3")]
@@ -46,6 +61,7 @@ def port_names(brokers: int, *, observed: bool = False) -> tuple[str, ...]:
         "registry-management",
         *(name for name in _S3_PORTS if name != "s3"),
         *watching,
+        *(_link_ports(brokers) if proxied else ()),
     )
 
 
@@ -60,17 +76,25 @@ class Plan:
     fixed_ports: dict[str, int] = field(default_factory=dict)
     observed: bool = False
     """Whether its servers expose metrics, each on a port of its own."""
+    proxied: bool = False
+    """Whether a proxy stands in every link of its pipeline, so that links can be broken."""
 
     @classmethod
     def new(
-        cls, *, brokers: int, versions: dict[str, str], fixed_ports: Mapping[str, int], observed: bool = False
+        cls,
+        *,
+        brokers: int,
+        versions: dict[str, str],
+        fixed_ports: Mapping[str, int],
+        observed: bool = False,
+        proxied: bool = False,
     ) -> Plan:
         """A plan for a new stack, with free ports."""
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if cluster.startswith("-"):  # the storage tool would take it for an option
             cluster = f"A{cluster[1:]}"
-        ports = claim_ports(port_names(brokers, observed=observed), fixed_ports, {})
-        return cls(brokers, versions, cluster, ports, dict(fixed_ports), observed)
+        ports = claim_ports(port_names(brokers, observed=observed, proxied=proxied), fixed_ports, {})
+        return cls(brokers, versions, cluster, ports, dict(fixed_ports), observed, proxied)
 
     @classmethod
     def load(cls, path: Path) -> Plan | None:
