@@ -111,6 +111,8 @@ class EndpointSettings(_Table):
     registry_url: str
     s3: S3Settings
     catalog: CatalogSettings | None = None
+    """The Iceberg catalog; without one the archive is read from Hive-style folders below `archive_prefix`."""
+    archive_prefix: str = "topics/"
     publication: str
     topic_prefix: str
     slot: str
@@ -209,7 +211,7 @@ class QualitySettings(_Table):
     """Where profiles and the baseline lie. Default: beside the stack's folder, named after it with `.quality`."""
     bucket_seconds: Annotated[int, Field(ge=10, le=86_400)] = 3600
     """The span of one profile."""
-    score_max: Annotated[float, Field(gt=0)] = 8.0
+    score_max: Annotated[float, Field(gt=0)] = 5.0
     """From which score on a measure is an anomaly: how many robust standard deviations it is away."""
     history_min: Annotated[int, Field(ge=3)] = 24
     """Profiles of a table that must be there before it is judged."""

@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,39 @@ def test_the_commands_answer_in_json_and_by_exit_code(
     assert page.read_text().startswith("<!doctype html>")
     done = CliRunner().invoke(cli, ["verify", "state", "--stack", str(stack.folder), "--table", "public.nothing"])
     assert done.exception is not None
+
+
+def test_an_archive_in_hive_style_folders_is_compared_too(endpoints: Endpoints) -> None:
+    """The files are the sink's own, laid out as Confluent's sink does: no catalog says which there are."""
+    import boto3
+
+    table, topic = "public.verify_folders", f"{endpoints.topic_prefix}.public.verify_folders"
+    with psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, note text)")
+        for begin in (1, 101):
+            connection.execute(f"INSERT INTO {table} SELECT g, 'x' FROM generate_series(%s, %s) g", [begin, begin + 99])
+            assert state(endpoints, tables=[table]).verdict is Verdict.PASS  # so that there are two files
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=endpoints.s3.url,
+        region_name=endpoints.s3.region,
+        aws_access_key_id=endpoints.s3.access_key_id,
+        aws_secret_access_key=str(endpoints.s3.secret_access_key),
+    )
+    bucket, copies = endpoints.s3.bucket, []
+    for each in list(Bucket(endpoints.s3).list("warehouse/")):
+        if "verify_folders" in each.name and each.name.endswith(".parquet"):
+            hour = each.name.partition("event_time_hour=")[2].partition("/")[0].split("-")
+            place = "year={}/month={}/day={}/hour={}".format(*hour)
+            copies.append(f"hive/{topic}/{place}/{len(copies)}.parquet")
+            s3.copy_object(Bucket=bucket, Key=copies[-1], CopySource={"Bucket": bucket, "Key": each.name})
+    assert len(copies) > 1
+    hive = replace(endpoints, catalog=None, archive_prefix="hive/")
+    report = state(hive, tables=[table])
+    assert report.verdict is Verdict.PASS, report.sentence()
+    s3.delete_object(Bucket=bucket, Key=copies[0])
+    report = state(hive, tables=[table])
+    assert report.anomalies == ("cut-divergence",), report.sentence()
 
 
 def changed(table: pa.Table) -> tuple[pa.Table, int]:

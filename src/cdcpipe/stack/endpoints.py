@@ -91,6 +91,8 @@ class Endpoints:
 
     `registry_url` is the base of a Confluent-compatible API. `publication` is the publication that the source
     connector reads; a table `schema.table` of `captured_schemas` lies in topic `<topic_prefix>.<schema>.<table>`.
+    Without a `catalog` the archive is Hive-style folders below `archive_prefix`, as Confluent's and Aiven's sinks
+    write it.
     """
 
     postgres: PostgresEndpoint
@@ -104,3 +106,4 @@ class Endpoints:
     dead_letter_topic: str
     transaction_topic: str
     captured_schemas: tuple[str, ...] = ("public", WATERMARK_SCHEMA)
+    archive_prefix: str = "topics/"

@@ -73,6 +73,7 @@ def endpoints_of(settings: EndpointSettings) -> Endpoints:
         dead_letter_topic=settings.dead_letter_topic or f"{prefix}.dead-letters",
         transaction_topic=settings.transaction_topic or f"{prefix}.transaction",
         captured_schemas=tuple(schemas),
+        archive_prefix=settings.archive_prefix,
     )
 
 

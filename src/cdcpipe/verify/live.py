@@ -17,11 +17,12 @@ from typing import Any
 import psycopg
 
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import EvidenceError, PostgresError, StorageError
-from cdcpipe.ledger.archive import read_iceberg
+from cdcpipe.errors import EvidenceError, PostgresError
+from cdcpipe.ledger.archive import read_folders, read_iceberg
 from cdcpipe.ledger.canonical import Modes
 from cdcpipe.ledger.catalogue import Catalogue
 from cdcpipe.ledger.log import read_log
+from cdcpipe.ledger.objects import Bucket
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
@@ -251,12 +252,17 @@ def _archive(
     modes: Modes | None,
     since: datetime | None,
 ) -> Ledger:
-    if endpoints.catalog is None:
-        raise StorageError(
-            "this pipeline has no Iceberg catalog to read the archive through",
-            hint="read Hive-style folders with `cdcpipe.ledger.archive.read_folders`, then use `verify.events`",
-        )
     begin = None if since is None else (since - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
-    return read_iceberg(
-        endpoints, folder, topics=topics, catalogue=catalogue, modes=modes, begin=begin, images=since is not None
-    )
+    images = since is not None
+    if endpoints.catalog is None:
+        return read_folders(
+            Bucket(endpoints.s3),
+            folder,
+            topics=topics,
+            catalogue=catalogue,
+            prefix=endpoints.archive_prefix,
+            modes=modes,
+            begin=begin,
+            images=images,
+        )
+    return read_iceberg(endpoints, folder, topics=topics, catalogue=catalogue, modes=modes, begin=begin, images=images)
