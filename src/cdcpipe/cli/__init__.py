@@ -35,6 +35,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Judge, write, explain and compare connector, worker and topic configs."),
     "schema": ("schema", "What a migration does to the pipeline, before it is run."),
     "dlq": ("dlq", "Dead letters: what couldn't be decoded, why, and how to send it on."),
+    "kind": ("kind", "The same pipeline on Kubernetes: a kind cluster on this machine."),
+    "audit": ("audit", "Who read or changed what, and whether that record was tampered with."),
     "doctor": ("doctor", "What this machine lacks, and how to get it."),
     "artefacts": ("artefacts", "The locked jars and archives of the local stack."),
     "completion": ("completion", "Completion for bash, zsh or fish."),

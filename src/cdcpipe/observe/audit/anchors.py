@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import platformdirs
 
 from cdcpipe.errors import MachineError, PostgresError, UsageError
 from cdcpipe.stack.endpoints import PostgresEndpoint
 
-__all__ = ["Anchor", "Anchors", "FileAnchors", "PostgresAnchors", "parse_anchor"]
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["Anchor", "Anchors", "FileAnchors", "PostgresAnchors", "Witness", "parse_anchor"]
 
 _KEPT: Final = 64
 """Anchors that a file keeps: the newest, each of which vouches for all entries before it, and those in dispute."""
@@ -109,37 +112,63 @@ class FileAnchors:
             raise MachineError(f"the anchors in `{self.path}` can't be written: {error}") from error
 
 
+class Witness:
+    """A session of the witness in the source database, opened on first use and again after it was lost.
+
+    One session for all questions: each that is opened is an entry of the trail. Close it, or use it as a context.
+    """
+
+    def __init__(self, postgres: PostgresEndpoint) -> None:
+        self._postgres = postgres
+        self._connection: psycopg.Connection | None = None
+
+    def query(self, statement: str, values: Iterable[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows that it answers, each statement on its own. Raises `PostgresError`."""
+        import psycopg  # a command of ours that notes itself needs no database
+
+        try:
+            if self._connection is None or self._connection.closed:
+                conninfo = f"{self._postgres.conninfo('witness')} application_name=cdcpipe-audit connect_timeout=10"
+                self._connection = psycopg.connect(conninfo, autocommit=True)
+            cursor = self._connection.execute(statement.encode(), list(values))
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            self.close()
+            raise PostgresError(f"the audit tables in PostgreSQL can't be reached: {str(error).strip()}") from error
+
+    def close(self) -> None:
+        """End the session."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class PostgresAnchors:
     """Anchors in table `cdcpipe_audit.anchor` of the source database, to which the witness may only add.
 
     `trail` is the object of the trail's first entry, which no other trail has.
     """
 
-    def __init__(self, postgres: PostgresEndpoint, trail: str) -> None:
-        self._postgres = postgres
+    def __init__(self, witness: Witness, trail: str) -> None:
+        self._witness = witness
         self._trail = trail
-
-    def _run(self, statement: str, values: Iterable[object]) -> list[tuple[object, ...]]:
-        import psycopg  # a command of ours that notes itself needs no database
-
-        conninfo = f"{self._postgres.conninfo('witness')} application_name=cdcpipe-audit connect_timeout=10"
-        try:
-            with psycopg.connect(conninfo, autocommit=True) as connection:
-                cursor = connection.execute(statement.encode(), list(values))
-                return cursor.fetchall() if cursor.description else []
-        except psycopg.Error as error:
-            raise PostgresError(f"the anchors in PostgreSQL can't be reached: {str(error).strip()}") from error
 
     def read(self) -> list[Anchor]:
         """As `Anchors.read`; nothing where the database has no such table."""
-        if not self._run("SELECT to_regclass(%s)::text", [f"{AUDIT_SCHEMA}.anchor"])[0][0]:
+        if not self._witness.query("SELECT to_regclass(%s)::text", [f"{AUDIT_SCHEMA}.anchor"])[0][0]:
             return []
-        rows = self._run(f"SELECT seq, hash FROM {AUDIT_SCHEMA}.anchor WHERE trail = %s", [self._trail])
+        rows = self._witness.query(f"SELECT seq, hash FROM {AUDIT_SCHEMA}.anchor WHERE trail = %s", [self._trail])
         return [Anchor(int(str(seq)), str(digest), f"table {AUDIT_SCHEMA}.anchor") for seq, digest in rows]
 
     def write(self, seq: int, hash_: str) -> None:
         """As `Anchors.write`."""
-        self._run(
+        self._witness.query(
             f"INSERT INTO {AUDIT_SCHEMA}.anchor (trail, seq, hash, at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
             [self._trail, seq, hash_, datetime.now(UTC)],
         )

