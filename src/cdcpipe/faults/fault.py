@@ -63,6 +63,8 @@ class Fault(ABC):
     kind: ClassVar[str]
     provokes: ClassVar[tuple[str, ...]] = ()
     """The failure modes that it may bring out, by their ids in failure-modes.md (`D1`, `K2`, `C6`)."""
+    needs: ClassVar[str] = "any stack"
+    """Where it is supported, in a few words; `supports` has the last one."""
     effect_seconds_max: ClassVar[float] = 30.0
     """How long to wait for the effect before that is an error."""
     recovery_seconds_max: ClassVar[float] = 120.0

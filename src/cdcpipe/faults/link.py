@@ -55,6 +55,8 @@ def check_link(stack: Stack, name: str) -> Link:
 class LinkFault(Fault):
     """Base of what is done to one link by toxics."""
 
+    needs: ClassVar[str] = "links with proxies: `cdcpipe up --proxied`"
+
     link: str
 
     @property
@@ -135,6 +137,7 @@ class Refuse(Fault):
 
     kind: ClassVar[str] = "refuse"
     provokes: ClassVar[tuple[str, ...]] = ("D13", "D26", "K3", "K6", "I4")
+    needs: ClassVar[str] = LinkFault.needs
 
     link: str
 
@@ -246,6 +249,8 @@ class HalfOpen(LinkFault):
 
     kind: ClassVar[str] = "half-open"
     provokes: ClassVar[tuple[str, ...]] = ("D26", "D4", "K2")
+
+    needs: ClassVar[str] = "links with proxies, and servers that can be restarted: a local stack, `up --proxied`"
 
     _WHILE: ClassVar[int] = 24 * 3600 * 1000
 

@@ -83,6 +83,7 @@ class DiskFull(ComponentFault):
     that is filled to the last byte, emptied after `seconds`, and the files are moved back. What gave up is started."""
 
     kind: ClassVar[str] = "disk-full"
+    needs: ClassVar[str] = "Linux, root, `mount`; a component that is a process on this machine"
     provokes: ClassVar[tuple[str, ...]] = ("D5", "D18", "C6", "C11", "K9")
 
     room_mb: int = 64
@@ -216,6 +217,7 @@ class MemorySqueeze(ComponentFault):
     what was killed is started."""
 
     kind: ClassVar[str] = "memory-squeeze"
+    needs: ClassVar[str] = "Linux, root, control groups (v1 or v2); a component that is a process on this machine"
     provokes: ClassVar[tuple[str, ...]] = ("C11", "D5", "D13", "K2")
     effect_seconds_max: ClassVar[float] = 60.0
 
@@ -339,6 +341,7 @@ class ClockStep(ComponentFault):
     """
 
     kind: ClassVar[str] = "clock-step"
+    needs: ClassVar[str] = "Linux, root, libfaketime; a component that is a process on this machine, but not `s3`"
     provokes: ClassVar[tuple[str, ...]] = ("D20", "C4", "C9", "K1")
 
     step_seconds: float = 3600.0

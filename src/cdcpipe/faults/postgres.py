@@ -129,6 +129,7 @@ class Failover(PostgresFault):
     gets a new one. Where links have no proxies the sessions end all the same, and new ones are taken at once."""
 
     kind: ClassVar[str] = "failover"
+    needs: ClassVar[str] = "any stack; with proxied links new connections are refused too"
     provokes: ClassVar[tuple[str, ...]] = ("D2", "D5", "D9", "D26", "I4")
 
     _LINKS: ClassVar[tuple[str, ...]] = ("connect-postgres", "connect-catalog", "registry-postgres")
@@ -183,6 +184,7 @@ class PostgresCrash(Fault):
     """
 
     kind: ClassVar[str] = "postgres-crash"
+    needs: ClassVar[str] = "a PostgreSQL that is a process on this machine: a local stack"
     provokes: ClassVar[tuple[str, ...]] = ("D2", "D4", "D5", "D26", "I4")
 
     how: Literal["immediate", "postmaster"] = "immediate"
@@ -327,6 +329,7 @@ class PublicationAltered(PostgresFault):
     """
 
     kind: ClassVar[str] = "publication-altered"
+    needs: ClassVar[str] = "a superuser of the database: a local stack"
     provokes: ClassVar[tuple[str, ...]] = ("D11", "D12")
     persists: ClassVar[bool] = True
 

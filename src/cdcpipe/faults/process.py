@@ -19,6 +19,8 @@ __all__ = ["ComponentFault", "Kill", "Pause", "Restart", "RestartStorm", "Rollin
 class ComponentFault(Fault):
     """Base of what is done to components. `component`: a name, `every broker`, `controller`, `leader of TOPIC N`."""
 
+    needs: ClassVar[str] = "a stack that manages its servers: `local`, `kind`, `containers`"
+
     component: str
 
     @property

@@ -1,4 +1,4 @@
-"""Rebalances: a second worker joins Connect's group and leaves it again, and tasks move to and fro."""
+"""Rebalances: a second worker joins Connect's group and leaves it again, and tasks move between them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Rebalance(Fault):
 
     kind: ClassVar[str] = "rebalance"
     provokes: ClassVar[tuple[str, ...]] = ("K2", "K7", "C1", "I1", "I2", "I3")
+    needs: ClassVar[str] = "a stack with a second worker: a local one, `up --proxied`"
     effect_seconds_max: ClassVar[float] = 120.0
 
     worker: str = "connect-2"

@@ -32,6 +32,7 @@ class StorageFault(Fault):
     """Base of the faults that a gate makes. Each `every`-th request that matches is hit, `times` in all (0: no end)."""
 
     action: ClassVar[Action]
+    needs: ClassVar[str] = "links with proxies: `cdcpipe up --proxied`"
     effect_seconds_max: ClassVar[float] = 60.0  # a request must come
 
     link: str = "connect-s3"
