@@ -129,9 +129,10 @@ def _settings(config: pytest.Config) -> Settings:
 def stack(pytestconfig: pytest.Config) -> Iterator[ManagedStack]:
     """The pipeline's servers (`cdcpipe.stack.stack.Stack`), of the kind that `--target` names, for the session."""
     from cdcpipe.stack.targets import running_stack
+    from cdcpipe.workload.shop import Shop
 
-    option = pytestconfig.getoption
-    with running_stack(option("cdcpipe_target"), _settings(pytestconfig), folder=option("cdcpipe_stack")) as running:
+    target, folder = pytestconfig.getoption("cdcpipe_target"), pytestconfig.getoption("cdcpipe_stack")
+    with running_stack(target, _settings(pytestconfig), folder=folder, tables=Shop.TABLES) as running:
         yield running
 
 

@@ -14,6 +14,7 @@ import click
 from cdcpipe.cli._shared import echo_json, open_stack, stack_option
 
 if TYPE_CHECKING:
+    from cdcpipe.stack.endpoints import Endpoints
     from cdcpipe.verify.outcome import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +41,32 @@ def level_option(function: F) -> F:
     return click.option(
         "--level", type=_LEVELS, default="exactly_once", show_default=True, help="Which repetitions are allowed."
     )(function)
+
+
+def target_option(function: F) -> F:
+    """`--target`."""
+    return click.option(
+        "--target",
+        type=click.Choice(["local", "existing"]),
+        help="Which pipeline. Default: the one that [endpoints] of cdcpipe.toml describes, if any, and no --stack.",
+    )(function)
+
+
+def _pipeline(target: str | None, folder: Path | None) -> tuple[Endpoints, str, str]:
+    """Endpoints of the pipeline, and the names of its source and sink."""
+    from cdcpipe.settings import load_settings
+    from cdcpipe.stack.endpoints import SINK, SOURCE
+    from cdcpipe.stack.targets import open_stack as open_target
+
+    settings = load_settings()
+    if target is None:
+        target = "existing" if settings.endpoints is not None and folder is None else "local"
+    if target == "local" or settings.endpoints is None:
+        if target == "existing":
+            open_target("existing", settings)  # says what is missing
+        return open_stack(folder).endpoints, SOURCE, SINK
+    stack = open_target("existing", settings)
+    return stack.endpoints, settings.endpoints.source, settings.endpoints.sink
 
 
 def tell(text: str) -> None:
@@ -86,6 +113,7 @@ def command() -> None:
 
 @command.command("events")
 @stack_option
+@target_option
 @click.option("--seconds", type=click.FloatRange(min=0), default=30, show_default=True, help="How long to witness.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120, show_default=True, help="Bound of each wait, s.")
 @click.option(
@@ -95,6 +123,7 @@ def command() -> None:
 @output_options
 def events(
     stack_folder: Path | None,
+    target: str | None,
     seconds: float,
     timeout: float,
     run: Path | None,
@@ -108,10 +137,17 @@ def events(
     from cdcpipe import verify
     from cdcpipe.settings import load_settings
 
-    stack = open_stack(stack_folder)
+    endpoints, source, sink = _pipeline(target, stack_folder)
     folder = run or load_settings(stack=stack_folder).runs / "verify" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     report = verify.events_of(
-        stack.endpoints, seconds=seconds, folder=folder, tell=tell, timeout_seconds=timeout, level=level
+        endpoints,
+        seconds=seconds,
+        folder=folder,
+        tell=tell,
+        timeout_seconds=timeout,
+        level=level,
+        source=source,
+        sink=sink,
     )
     again = f"cdcpipe verify run {folder} --level {level}"
     finish(report, as_json=as_json, html=html, junit=junit, verbose=verbose, again=again)
@@ -119,6 +155,7 @@ def events(
 
 @command.command("state")
 @stack_option
+@target_option
 @click.option("--table", "tables", multiple=True, metavar="SCHEMA.TABLE", help="Only this table; more than once.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120, show_default=True, help="Bound of the wait, s.")
 @click.option(
@@ -129,6 +166,7 @@ def events(
 @output_options
 def state(
     stack_folder: Path | None,
+    target: str | None,
     tables: tuple[str, ...],
     timeout: float,
     watch: bool,
@@ -142,13 +180,17 @@ def state(
     """Compare the archive with the tables at one moment, while writers go on."""
     from cdcpipe import verify
 
-    stack = open_stack(stack_folder)
-    endpoints = stack.endpoints
+    endpoints, source, sink = _pipeline(target, stack_folder)
 
     def once() -> Report:
         quiet = watch or as_json
         return verify.state(
-            endpoints, tables=tables or None, tell=(lambda _: None) if quiet else tell, timeout_seconds=timeout
+            endpoints,
+            tables=tables or None,
+            tell=(lambda _: None) if quiet else tell,
+            timeout_seconds=timeout,
+            source=source,
+            sink=sink,
         )
 
     report = _watch(once, every, times, as_json=as_json) if watch else once()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 from psycopg import sql
 
+from cdcpipe.conformance.digests import digests_of
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import CdcpipeError, PostgresError
 from cdcpipe.settings import Settings
@@ -195,6 +196,5 @@ class Pipeline:
         """Component -> version and digest, for the report."""
         versions = {name: component.version for name, component in self.stack.components.items()}
         versions |= self.stack.plugin_versions()
-        digests: Callable[[], Mapping[str, str]] | None = getattr(self.stack, "digests", None)
-        found = digests() if digests is not None else {}
+        found = digests_of(self.stack)
         return {name: f"{version} {found[name]}" if name in found else version for name, version in versions.items()}

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
-from cdcpipe.errors import SettingsError, UsageError
+from cdcpipe.errors import SettingsError, StackNotRunning, UsageError
 from cdcpipe.events import Listener, ignore
 from cdcpipe.settings import Settings
 from cdcpipe.stack.stack import Stack
@@ -65,6 +65,13 @@ def open_stack(
     raise UsageError(f"there is no target `{target}`", hint=f"targets are {', '.join(TARGETS)}")
 
 
+def _runs(stack: ManagedStack) -> bool:
+    try:
+        return len(stack.running()) == len(stack.components) > 0
+    except StackNotRunning:
+        return False
+
+
 @contextlib.contextmanager
 def running_stack(
     target: str,
@@ -80,7 +87,9 @@ def running_stack(
     kept = folder or os.environ.get("CDCPIPE_TEST_STACK") or None
     if target == "existing" or kept is not None:
         stack = open_stack(target, settings, folder=kept, listener=listener)
-        stack.up(tables=tables, await_archive=True)
+        # One that runs is left as it is: `up` would put right what somebody may have set otherwise on purpose.
+        if target == "existing" or not _runs(stack):
+            stack.up(tables=tables, await_archive=True)
         yield stack
         return
     # Not below a home of mode 0700: a server that doesn't run as us must be able to reach it.
