@@ -121,7 +121,8 @@ class Server:
     ) -> Any:
         """A client of `service` with session `keys`; without, the identity `name`: `admin` or `writer`."""
         keys = keys or {"AccessKeyId": f"{name.upper()}KEY", "SecretAccessKey": "not-a-secret", "SessionToken": ""}
-        return boto3.session.Session().client(
+        session: Any = boto3.session.Session()
+        return session.client(
             service,
             endpoint_url=self.https if tls else self.http,
             region_name="us-east-1",

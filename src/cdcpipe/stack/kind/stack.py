@@ -220,6 +220,10 @@ class KindStack:
         except StackError:
             return False
 
+    def close(self) -> None:
+        """Close the connections to the API server; the next question opens new ones."""
+        self.kube.close()
+
     @property
     def _mark(self) -> Path:
         return self.folder / "kind-cluster"
