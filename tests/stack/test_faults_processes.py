@@ -128,6 +128,20 @@ def test_a_stack_that_manages_nothing_says_that_it_cannot(sleepers: SmallStack, 
             pass
 
 
+def test_ctrl_c_is_raised_even_when_healing_fails(
+    sleepers: SmallStack, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Kill, "recovery_seconds_max", 0.3)
+    monkeypatch.setattr(Sleeper, "argv", lambda self: [shutil.which("sleep") or "sleep", "0"])
+
+    def interrupt(record: FaultRecord) -> None:
+        if record.effective is not None and record.recovering is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fault(Kill("connect"), sleepers, journal, on_moment=interrupt)
+
+
 def test_a_component_that_does_not_come_back_is_an_error_in_the_record(
     sleepers: SmallStack, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -368,10 +368,11 @@ def run_fault(
     healed. Anything else, such as Ctrl-C, is raised after healing.
     """
     running = RunningFault(fault, stack, journal, on_moment=on_moment)
-    with contextlib.suppress(CdcpipeError):
-        try:
+    try:
+        with contextlib.suppress(CdcpipeError):
             running.begin()
             (stop or threading.Event()).wait(fault.seconds)
-        finally:
+    finally:
+        with contextlib.suppress(CdcpipeError):
             running.end()
     return running.record
