@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,15 @@ from confluent_kafka import Producer
 
 from cdcpipe.errors import StackError
 from cdcpipe.observe.monitor import Monitor
+from cdcpipe.observe.monitor_services import ServiceChecks
 from cdcpipe.settings import MonitorSettings
 from cdcpipe.stack.component import wait_until
+from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE
 from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.verify.progress import Bounds, Watch
+from cdcpipe.verify.sampling import Sampler
+from cdcpipe.verify.settle import settle
 
 pytestmark = pytest.mark.stack
 
@@ -64,6 +70,47 @@ def test_a_server_that_is_stopped_counts_as_down_and_its_metrics_are_absent_unti
             postgres.resume()
         until(lambda: value("cdcpipe_component_up", component="postgres") == 1, "PostgreSQL up again")
         until(lambda: family("cdcpipe_slot_retained_bytes"), "the slots' figures again")
+
+
+def test_an_idle_exactly_once_pipeline_is_not_called_stuck(stack: LocalStack) -> None:
+    """The sink's position stops before the marker that ends each transaction: one offset behind, for ever."""
+    endpoints = stack.endpoints
+    with psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS observe_idle (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO observe_idle VALUES (1) ON CONFLICT DO NOTHING")
+    assert settle(endpoints, timeout_seconds=120).cut.reached
+    watch = Watch(bounds=Bounds(stuck_seconds=1.5, false_green_seconds=1))
+    behind: set[int] = set()
+    with Sampler(endpoints, source=SOURCE, sink=SINK, slot=stack.settings.slot) as sampler:
+        for number, sample in enumerate(sampler.every(0.5)):
+            assert sample.end_offsets is not None
+            assert sample.group_offsets is not None
+            idle = [place for place in sample.group_offsets if WATERMARK_TABLE not in place[0]]  # heartbeats go on
+            assert any("observe_idle" in topic for topic, _ in idle)
+            behind = {sample.end_offsets[place] - sample.group_offsets[place] for place in idle}
+            shown = dict(watch.feed(sample))
+            assert "false-green" not in shown
+            assert "stuck" not in shown or WATERMARK_TABLE in shown["stuck"], shown
+            if number == 12:
+                break
+    assert behind <= {0}
+
+
+def test_a_question_that_hangs_does_not_hold_up_the_end(stack: LocalStack) -> None:
+    checks, postgres = ServiceChecks(stack.endpoints), stack.components["postgres"]
+    assert checks.ask()["postgres"]
+    postgres.pause()
+    try:
+        assert not checks.ask()["postgres"]
+        assert not checks.ask()["postgres"]
+        checks.close()
+        until(
+            lambda: not [each for each in threading.enumerate() if each.name.startswith("monitor-ask")],
+            "the threads at their end",
+            timeout_seconds=10,
+        )
+    finally:
+        postgres.resume()
 
 
 def test_dead_letters_and_a_password_that_ends_are_seen(stack: LocalStack) -> None:

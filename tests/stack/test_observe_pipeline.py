@@ -335,14 +335,45 @@ def test_a_component_that_is_killed_raises_its_alert_and_its_return_resolves_it(
         f"the pager told that {name} is down",
         timeout_seconds=30,
     )
-    down = {component for alert, component in observed.hook.firing(killed) if alert == "ComponentDown"}
-    assert down - DEPENDENT.get(name, set()) == {name}
+    fired = observed.hook.firing(killed)
+    assert {component for alert, component in fired if alert == "ComponentDown"} - DEPENDENT.get(name, set()) == {name}
+    assert not [alert for alert, _ in fired if alert in ("AnomalyFound", "FalseGreen", "VerificationFailing")]
     back = time.monotonic()
     observed.stack.up()
     observed.await_(
         lambda: observed.hook.heard("resolved", back, alertname="ComponentDown", component=name),
         f"the pager told that {name} is back",
         timeout_seconds=60,
+    )
+
+
+@pytest.mark.slow
+def test_a_schema_that_the_registry_refuses_is_told_and_its_repair_resolves_it(observed: Observed) -> None:
+    """A required column without a default: whoever reads old rows with the new schema has nothing to put there."""
+    endpoints = observed.stack.endpoints
+    topic = f"{endpoints.topic_prefix}.public.observe_refused"
+    with psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE observe_refused (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO observe_refused VALUES (1)")
+        await_flow(endpoints, archive=False)
+        begun = time.monotonic()
+        connection.execute("DELETE FROM observe_refused")
+        connection.execute("ALTER TABLE observe_refused ADD COLUMN needed int NOT NULL")
+        connection.execute("INSERT INTO observe_refused VALUES (2, 2)")
+    for alert in ("SchemaRegistrationRefused", "TaskFailed"):
+        observed.await_(
+            lambda alert=alert: observed.hook.heard("firing", begun, alertname=alert, connector="cdcpipe-source"),
+            f"the pager told {alert}",
+            90,
+        )
+    repaired = time.monotonic()
+    answer = httpx2.put(
+        f"{endpoints.registry_url}/config/{topic}-value", json={"compatibility": "NONE"}, timeout=20, trust_env=False
+    )
+    assert answer.is_success, answer.text
+    observed.stack.up()
+    observed.await_(
+        lambda: observed.hook.heard("resolved", repaired, alertname="SchemaRegistrationRefused"), "the pager told", 90
     )
 
 

@@ -280,11 +280,16 @@ CASES = [
     ),
     Case(
         "DiskNearlyFull",
-        {'cdcpipe_disk_free_bytes{folder="log"}': "1048576x30"},
+        {'cdcpipe_disk_free_bytes{folder="log"}': "1048576x30", 'cdcpipe_disk_size_bytes{folder="log"}': "1e9x30"},
         "12s",
         {"folder": "log"},
         "1MiB left on the disk of log",
-        {'cdcpipe_disk_free_bytes{folder="log"}': "2147483648x30"},
+        {
+            'cdcpipe_disk_free_bytes{folder="log"}': "2147483648x30",
+            'cdcpipe_disk_size_bytes{folder="log"}': "1e12x30",
+            'cdcpipe_disk_free_bytes{folder="small"}': "500000000x30",
+            'cdcpipe_disk_size_bytes{folder="small"}': "1e9x30",
+        },
     ),
     Case(
         "CertificateExpiring",

@@ -67,7 +67,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("processes", "component_memory_bytes", "component", "Proportional set size of all its processes."),
     _counter("processes", "component_cpu_seconds", "component", "User and system time of its processes."),
     _gauge("settings", "memory_limit_bytes", "", "What the whole pipeline may take (`monitor.memory_limit_bytes`)."),
-    _gauge("processes", "disk_free_bytes", "folder", "Room left where data and logs lie."),
+    _gauge("disk", "disk_free_bytes", "folder", "Room left where data and logs lie."),
+    _gauge("disk", "disk_size_bytes", "folder", "Size of the disk there."),
     # Connect.
     _gauge("connect", "connector_state", "connector state", "1 for the state that the connector is in, else 0."),
     _gauge("connect", "task_state", "connector task state", "1 for the state that the task is in, else 0."),

@@ -159,7 +159,7 @@ class Monitor:
             Source("kafka", every, kafka.ask, Kafka.OWNS),
             Source("probe", 0.5, lambda: self._ask_probe(probe), lags, close=probe.close),
             Source("certificates", 3600, self._ask_certificates, ("cdcpipe_certificate_expiry_timestamp_seconds",)),
-            Source("disk", _SLOW_SECONDS, self._ask_disk, ("cdcpipe_disk_free_bytes",)),
+            Source("disk", _SLOW_SECONDS, self._ask_disk, ("cdcpipe_disk_free_bytes", "cdcpipe_disk_size_bytes")),
         ]
         if endpoints.catalog is not None:
             archive = Archive(tell, endpoints, endpoints.catalog, lambda: kafka.change_topics)
@@ -237,8 +237,9 @@ class Monitor:
         self.exporter.replace("cdcpipe_certificate_expiry_timestamp_seconds", found)
 
     def _ask_disk(self) -> None:
-        free = {name: float(shutil.disk_usage(path).free) for name, path in self._folders.items() if path.exists()}
-        self.exporter.replace("cdcpipe_disk_free_bytes", free)
+        disks = {name: shutil.disk_usage(path) for name, path in self._folders.items() if path.exists()}
+        self.exporter.replace("cdcpipe_disk_free_bytes", {name: float(disk.free) for name, disk in disks.items()})
+        self.exporter.replace("cdcpipe_disk_size_bytes", {name: float(disk.total) for name, disk in disks.items()})
 
     def _ask_processes(self) -> None:
         components = self._stack.components

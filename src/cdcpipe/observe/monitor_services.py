@@ -8,6 +8,7 @@ thread until it ends; meanwhile the server is down, and it isn't asked again.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -66,12 +67,17 @@ class ServiceChecks:
         }
 
     def close(self) -> None:
-        """Close the connections. A question that hangs is left behind."""
+        """Close the connections, also under a question that hangs: its thread would hold up the end of the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._http.close()
-        postgres = self._postgres
-        if postgres is not None and ("postgres" not in self._open or self._open["postgres"].done()):
+        postgres, asked = self._postgres, self._open.get("postgres")
+        if postgres is None:
+            return
+        if asked is None or asked.done():
             postgres.close()
+            return
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(postgres.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)  # the question ends with an error, and closes the rest
 
     def _ask_postgres(self) -> bool:
         try:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
@@ -29,6 +29,9 @@ SELECT plugin, confirmed_flush_lsn::text, restart_lsn::text, wal_status,
        to_jsonb(s) ->> 'invalidation_reason', pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8
 FROM pg_replication_slots s WHERE slot_name = %s
 """
+
+_MARKERS_MAX = 100
+"""A longer gap than this is work to do, whatever it holds."""
 
 
 def parse_lsn(text: str | None) -> int | None:
@@ -83,6 +86,8 @@ class Sampler:
         self._connect = ConnectClient(endpoints.connect_url, timeout_seconds=timeout_seconds)
         self._admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
         self._bucket = _bucket(endpoints) if self._prefixes else None
+        self._consumer: Consumer | None = None
+        self._gaps: dict[Place, tuple[tuple[int, int], bool | None]] = {}
         self._number = 0
 
     def __enter__(self) -> Self:
@@ -94,6 +99,9 @@ class Sampler:
     def close(self) -> None:
         """Close the connections."""
         self._connect.close()
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
         self._drop()
 
     def take(self) -> Sample:
@@ -179,7 +187,47 @@ class Sampler:
             {TopicPartition(topic, partition): latest for topic, partition in group},
             request_timeout=self._timeout,
         )
-        return {(each.topic, each.partition): future.result().offset for each, future in asked.items()}
+        ends = {(each.topic, each.partition): future.result().offset for each, future in asked.items()}
+        return {place: self._without_markers(place, group[place], end) for place, end in ends.items()}
+
+    def _without_markers(self, place: Place, offset: int, end: int) -> int:
+        """`end`, or `offset` where nothing that a read_committed consumer would get lies between: its position stops
+        before transaction markers, and a sink that is done would look as if it stood. Looked at once it stays."""
+        if not 0 < end - offset <= _MARKERS_MAX:
+            self._gaps.pop(place, None)
+            return end
+        gap, empty = self._gaps.get(place, (None, None))
+        if gap != (offset, end):
+            self._gaps[place] = ((offset, end), None)
+            return end
+        if empty is None:
+            empty = self._is_empty(place, offset)
+            self._gaps[place] = ((offset, end), empty)
+        return offset if empty else end
+
+    def _is_empty(self, place: Place, offset: int) -> bool | None:
+        """Whether no committed record lies from `offset` on; None when Kafka doesn't say."""
+        if self._consumer is None:
+            self._consumer = Consumer(
+                {
+                    "bootstrap.servers": self._endpoints.bootstrap_servers,
+                    "group.id": "cdcpipe-sampler",
+                    "enable.auto.commit": False,
+                    "isolation.level": "read_committed",
+                    "enable.partition.eof": True,
+                    "queued.max.messages.kbytes": 256,
+                    "log_level": 0,
+                }
+            )
+        self._consumer.assign([TopicPartition(*place, offset)])
+        try:
+            message = self._consumer.poll(self._timeout)
+        finally:
+            self._consumer.unassign()
+        if message is None:
+            return None
+        error = message.error()
+        return False if error is None else True if error.name() == "_PARTITION_EOF" else None
 
     def _writers(self) -> dict[str, tuple[Writer, ...]]:
         """Members of the sink's group by the partition they hold: a partition that two hold has two writers."""
