@@ -177,6 +177,51 @@ def _names_a_class(key: str) -> bool:
     return last in ("class", "converter", "type") and (key.startswith(("transforms.", "predicates.")) or last != "type")
 
 
+@pytest.mark.criterion("R1.4")
+def test_a_change_is_followed_from_transaction_to_object_and_back(
+    pipeline: Pipeline, tables: dict[str, str], evidence: Evidence
+) -> None:
+    from cdcpipe.conformance.records import await_archived, records
+    from cdcpipe.observe.trace import trace_key, trace_object, trace_transaction
+
+    table, endpoints = tables["traced"], pipeline.endpoints
+    before = len(records(pipeline, table))
+    with pipeline.sql() as connection, connection.transaction():
+        connection.execute(f"INSERT INTO {table} SELECT i, 'followed' FROM generate_series(1, 3) i")
+        connection.execute(f"UPDATE {table} SET note = 'again' WHERE id = 2")
+        xid = int((connection.execute("SELECT pg_current_xact_id()::text").fetchone() or ["0"])[0])
+    await_archived(pipeline, table, before + 4)
+    by_key = trace_key(endpoints, table, "2").changes
+    by_transaction = [change for change in trace_transaction(endpoints, xid).changes if change.table == table]
+    evidence.figure("transaction", xid)
+    evidence.figure("changes of its row 2, followed forward", len(by_key))
+    evidence.figure("changes of the transaction", len(by_transaction))
+    assert [change.op for change in by_key] == ["c", "u"], "the changes of a row were not all found"
+    assert {change.xid for change in by_key} == {xid}
+    assert len(by_transaction) == 4
+    assert sorted(change.seq or 0 for change in by_transaction) == [1, 2, 3, 4]
+    back = 0
+    for change in by_transaction:
+        assert change.object is not None, f"the object of change {change.seq} was not found"
+        held = trace_object(endpoints, change.object).object
+        assert held is not None, f"{change.object} could not be followed back"
+        assert (held.first_xid or 0) <= xid <= (held.last_xid or 0)
+        ranges = {(each.topic, each.partition): range(each.first, each.last + 1) for each in held.ranges}
+        assert change.offset in ranges[change.topic or "", change.partition or 0], "the object does not hold its record"
+        back += 1
+    evidence.figure("followed back from their objects", back)
+    first = by_key[0]
+    for name, at in (
+        ("committed", first.committed_at),
+        ("produced", first.produced_at),
+        ("archived", first.archived_at),
+    ):
+        evidence.figure(name, "not told" if at is None else at.strftime("%H:%M:%S.%f")[:12])
+    assert first.committed_at is not None
+    assert first.archived_at is not None
+    assert first.committed_at <= first.archived_at
+
+
 @pytest.mark.criterion("R1.5")
 def test_columns_are_added_under_load_without_a_stop_or_a_loss(evolution: Evolution, evidence: Evidence) -> None:
     columns = set(evolution.rows[-1]["after"] or evolution.rows[-1]["before"]) if evolution.rows else set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,7 +55,8 @@ def test_throughput_latency_and_errors_can_be_scraped_and_are_true(
     missing = {word: [name for name in names if name not in scrape.names] for word, names in WANTED.items()}
     lag = scrape.value("cdcpipe_lag_seconds", hop="commit_to_archive")
     evidence.figure("series", len(scrape.samples))
-    evidence.figure("rows archived, as a metric", sum(scrape.values("cdcpipe_archive_rows").values()))
+    rows = scrape.values("cdcpipe_archive_rows")
+    evidence.figure("rows archived, as a metric", sum(rows.get((topic,), 0) for topic in topics))
     evidence.figure("rows archived, as the catalog says", sum(archived().values()))
     evidence.figure("lag to the archive, as a metric", lag if lag is not None else "none", "s")
     evidence.figure("scrapes under load", len(load.scrapes))
@@ -162,3 +164,40 @@ def test_memory_and_cpu_of_each_component_are_metrics_and_true(
     for name in components:
         assert memory[name] == pytest.approx(measured[name], rel=0.4), f"the memory of {name} is told wrongly"
         assert seconds[name] > 0, f"{name} is told to have used no CPU at all"
+
+
+@pytest.mark.criterion("R6.5")
+def test_an_anomaly_of_data_quality_is_reported_and_good_data_is_not(
+    pipeline: Pipeline, tables: dict[str, str], tmp_path: Path, evidence: Evidence
+) -> None:
+    from cdcpipe.conformance.records import archived_rows, await_archived
+    from cdcpipe.observe.quality import History, check_archive
+    from cdcpipe.settings import QualitySettings
+
+    table = tables["quality"]
+    file = tmp_path / "expectations.py"
+    file.write_text(
+        "from decimal import Decimal\nimport pandera.ibis as pa\n\n\n"
+        "class Quality(pa.DataFrameModel):\n"
+        "    amount: Decimal = pa.Field(ge=0, le=1_000_000)\n\n"
+        f"    class Config:\n        name = {table!r}\n\n\n"
+        "EXPECTATIONS = [Quality]\n",
+        encoding="utf-8",
+    )
+    settings = QualitySettings(expectations=file, bucket_seconds=10)
+    history = History(tmp_path / "quality")
+    pipeline.execute(f"INSERT INTO {table} SELECT i, i * 1.5, 'good' FROM generate_series(1, 50) i")
+    await_archived(pipeline, table, 50)
+    good = check_archive(pipeline.endpoints, history, settings)
+    pipeline.execute(f"INSERT INTO {table} VALUES (51, -7, 'planted'); UPDATE {table} SET amount = -1 WHERE id = 3")
+    await_archived(pipeline, table, 52)
+    bad = check_archive(pipeline.endpoints, history, settings)
+    evidence.figure("rows", len(archived_rows(pipeline, table)))
+    evidence.figure("anomalies planted", 2)
+    evidence.figure("reported without one", len(good.unmet))
+    evidence.figure("reported", "; ".join(each.sentence for each in bad.unmet) or "nothing")
+    if any(table in problem for problem in (*good.problems, *bad.problems)):
+        evidence.inconclusive("; ".join((*good.problems, *bad.problems)))
+    assert good.unmet == (), f"good data was reported: {good.unmet[0].sentence if good.unmet else ''}"
+    assert [(each.table, each.column) for each in bad.unmet] == [(table, "amount")], "the anomaly was not reported"
+    assert bad.verdict == "fail"

@@ -289,6 +289,7 @@ SABOTEURS: tuple[Saboteur, ...] = (
     ),
     Saboteur("R3.2", "an object that is no Parquet lies among the data", meanwhile(_foreign_object, every_seconds=3)),
     Saboteur("R3.3", "new tables are not partitioned", reconfigured(SINK, {"iceberg.tables.default-partition-by": ""})),
+    Saboteur("R3.4", "the sink asks S3 once", reconfigured(SINK, {"iceberg.catalog.s3.retry.num-retries": "0"})),
     Saboteur(
         "R3.5",
         "worker and source are not exactly-once",

@@ -14,10 +14,10 @@ from cdcpipe.stack.endpoints import Endpoints
 
 __all__ = ["Throughput", "measure"]
 
-_BATCH = 100
-# What each record costs a consumer: far more than reading it does, as in a consumer that does something with it.
-# Without it the brokers, who share a machine with us here, would be measured.
-_RECORD_SECONDS = 0.0002
+_BATCH = 25
+# How long one consumer works at all the records: far longer than reading them takes, as one that does something with
+# each of them does. Without it the brokers, who share a machine with us here, would be measured.
+_WORK_SECONDS = 6.0
 _JOIN_SECONDS = 30.0
 
 
@@ -76,7 +76,8 @@ class _Member(threading.Thread):
     def _work(self, consumer: Consumer) -> None:
         while not self._run_.done():
             messages = [each for each in consumer.consume(_BATCH, 0.1) if each.error() is None]
-            time.sleep(len(messages) * _RECORD_SECONDS)  # the work itself, not a wait for something
+            # The work itself, not a wait for something.
+            time.sleep(len(messages) * _WORK_SECONDS / self._run_.records)
             self._run_.add(len(messages))
 
 

@@ -166,9 +166,12 @@ class ExistingStack:
     def _examine_postgres(self) -> list[str]:
         where, findings = self.endpoints.postgres, []
         for purpose in ("owner", "witness"):
-            with psycopg.connect(where.conninfo(purpose), autocommit=True, connect_timeout=_SECONDS) as connection:
-                name = where.roles[purpose].name
-                findings += [f"role `{name}` {each}" for each in self._examine_role(connection, purpose)]
+            name = where.roles[purpose].name
+            try:
+                with psycopg.connect(where.conninfo(purpose), autocommit=True, connect_timeout=_SECONDS) as connection:
+                    findings += [f"role `{name}` {each}" for each in self._examine_role(connection, purpose)]
+            except psycopg.Error as error:
+                findings.append(f"role `{name}`: {_first_line(error)}")
         return findings
 
     def _examine_role(self, connection: psycopg.Connection[Any], purpose: str) -> list[str]:
@@ -191,7 +194,11 @@ class ExistingStack:
         schema = self.settings_schema
         if not ask("SELECT has_schema_privilege(current_user, %s, 'CREATE')", schema):
             findings.append(f"may not make tables in schema `{schema}`")
-        if ask("SELECT to_regclass(%s)", WATERMARK_TABLE) is None:
+        if ask("SELECT 1 FROM pg_namespace WHERE nspname = %s", WATERMARK_SCHEMA) and not ask(
+            "SELECT has_schema_privilege(current_user, %s, 'USAGE')", WATERMARK_SCHEMA
+        ):
+            findings.append(f"may not use schema `{WATERMARK_SCHEMA}`")
+        elif ask("SELECT to_regclass(%s)", WATERMARK_TABLE) is None:
             findings.append(
                 f"sees no table {WATERMARK_TABLE} (name text primary key, token bigint, at timestamptz); make it, and "
                 "have the source capture it"
