@@ -22,7 +22,7 @@ def test_a_refused_schema_stops_the_source_and_is_named(found: Found) -> None:
         seconds=40,
         rate=1000,
         drain_seconds=90,
-        migrations=(Migration(15_000, "ALTER TABLE public.payments ALTER COLUMN id TYPE numeric"),),
+        migrations=(Migration(15_000, "ALTER TABLE public.customers ALTER COLUMN points TYPE bigint"),),
     )
     result = found("type-change", plan)
     assert any("failed for good" in each for each in result.interventions)

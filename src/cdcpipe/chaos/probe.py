@@ -43,9 +43,14 @@ class Arrival:
 
 
 class Prober:
-    """Sends and receives probes while it is open. `arrivals` is read at any time."""
+    """Sends and receives probes while it is open. `arrivals` is read at any time.
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    Opening it waits until one has come through, unless `await_first` is False: a source that has a snapshot to read
+    first sends none for a while.
+    """
+
+    def __init__(self, endpoints: Endpoints, *, await_first: bool = True) -> None:
+        self._await_first = await_first
         self._endpoints = endpoints
         self._topic = f"{endpoints.topic_prefix}.{WATERMARK_TABLE}"
         self._stop = threading.Event()
@@ -66,7 +71,7 @@ class Prober:
         try:
             # The first one also fetches the schema, before the registry can be broken.
             wait_until(
-                lambda: self.arrivals,
+                lambda: self.arrivals or not self._await_first,
                 what="the first probe to come out of the log",
                 timeout_seconds=60,
                 error=KafkaError,

@@ -100,6 +100,9 @@ class Session:
         self._conductor.heal()
         with contextlib.suppress(CdcpipeError):
             heal(self._stack, self._journal)
+        if self._load.running:  # the run was interrupted
+            with contextlib.suppress(CdcpipeError):
+                self._load.end()
         self._closing.close()
         self._faults.close()
         with contextlib.suppress(psycopg.Error):
@@ -127,8 +130,8 @@ class Session:
         self._make_slot()
         if self._plan.snapshot:
             snapshot.fill(self._stack, self._plan.snapshot, self._plan.seed)
-            snapshot.deploy_source(self._stack)
-        self._prober = self._closing.enter_context(Prober(self._endpoints))
+        prober = Prober(self._endpoints, await_first=not self._plan.snapshot)
+        self._prober = self._closing.enter_context(prober)
         sampler = RunSampler(
             self._stack,
             self._load,
@@ -138,6 +141,8 @@ class Session:
             bounds=Bounds(stuck_seconds=120, wal_pin_bytes=8 << 30, wal_pin_seconds=600),
         )
         self._sampler = self._closing.enter_context(sampler)
+        if self._plan.snapshot:
+            snapshot.deploy_source(self._stack)
 
     def _make_slot(self) -> None:
         try:
