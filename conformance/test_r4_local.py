@@ -56,3 +56,59 @@ def test_all_components_together_stay_below_four_gigabytes(pipeline: Pipeline, l
     if unmeasured:
         evidence.inconclusive(f"the memory of {', '.join(unmeasured)} was not measured")
     assert peak["all"] <= bound, f"at its peak the pipeline took {peak['all'] / 1e9:.2f} GB"
+
+
+@pytest.mark.criterion("R4.2")
+def test_the_cluster_is_kind_and_its_node_runs_containerd(pipeline: Pipeline, evidence: Evidence) -> None:
+    from cdcpipe.stack.kind import looking
+    from cdcpipe.stack.kind.stack import KindStack
+
+    stack = pipeline.stack
+    assert isinstance(stack, KindStack)
+    facts, images = looking.facts(stack), looking.own_images(stack)
+    for what, text in facts.items():
+        evidence.figure(what, text)
+    evidence.figure("images of ours in the node's store", len(images))
+    assert facts["container runtime"].startswith("containerd://"), facts["container runtime"]
+    assert facts["provider"].startswith("kind://"), f"the node is {facts['provider']}, not one of kind's"
+    assert images >= {pod.spec.containers[0].image for pod in stack.kube.pods()}
+    evidence.figure("seconds for a row to the archive", round(pipeline.probe(archive=True), 1))
+
+
+@pytest.mark.criterion("R4.3")
+def test_data_is_still_there_after_the_pods_of_postgres_and_kafka_were_deleted(
+    pipeline: Pipeline, evidence: Evidence
+) -> None:
+    from cdcpipe.conformance.records import await_archived, await_records
+    from cdcpipe.stack.kind import looking
+    from cdcpipe.stack.kind.stack import KindStack
+
+    stack = pipeline.stack
+    assert isinstance(stack, KindStack)
+    table = pipeline.table("kept", "id int PRIMARY KEY, note text NOT NULL")
+    claims = looking.claims(stack)
+    for name, phase in claims.items():
+        evidence.figure(f"claim {name}", phase)
+    kept = [name for name in stack.components if name == "postgres" or name.startswith("kafka-")]
+    bound = {claim for claim, phase in claims.items() if phase == "Bound"}
+    assert {f"data-{stack.components[name].pod}" for name in kept} <= bound
+    pipeline.execute(f"INSERT INTO {table} SELECT n, 'before' FROM generate_series(1, 200) AS n")
+    before = {(record.partition, record.offset) for record in await_records(pipeline, table, 200)}
+    uids = {pod.metadata.name: pod.metadata.uid for pod in stack.kube.pods()}
+    for name in kept:
+        stack.components[name].delete()
+    for name in kept:
+        looking.await_other_pod(stack, stack.components[name].pod, uids[stack.components[name].pod])
+    for component in stack.components.values():
+        component.await_ready(timeout_seconds=240)
+    pipeline.revive()
+    pipeline.execute(f"INSERT INTO {table} VALUES (201, 'after')")
+    after = {(record.partition, record.offset) for record in await_records(pipeline, table, 201)}
+    with pipeline.sql() as connection:
+        rows = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    evidence.figure("pods deleted", ", ".join(stack.components[name].pod for name in kept))
+    evidence.figure("rows before and after", f"200, {rows[0] if rows else 0}")
+    evidence.figure("records before and after", f"{len(before)}, {len(after)}")
+    assert rows == (201,)
+    assert before < after, f"{len(before - after)} records are gone"
+    await_archived(pipeline, table, 201, timeout_seconds=120)

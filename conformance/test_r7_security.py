@@ -21,6 +21,26 @@ ENDPOINT_KEYS = {
 }
 
 
+@pytest.mark.criterion("R7.1")
+def test_every_credential_is_in_a_kubernetes_secret_and_nowhere_else(pipeline: Pipeline, evidence: Evidence) -> None:
+    from cdcpipe.stack.kind import looking
+    from cdcpipe.stack.kind.stack import KindStack
+
+    stack = pipeline.stack
+    assert isinstance(stack, KindStack)
+    values = looking.credentials(stack)
+    kept = stack.cluster.kubectl("--namespace", "cdcpipe", "get", "secrets", "-o", "json", what="asking for Secrets")
+    found = {place: looking.leaks(values, text) for place, text in looking.places(stack)}
+    evidence.figure("credentials", len(values))
+    evidence.figure("found in Secrets", looking.leaks(values, kept))
+    evidence.figure("other places searched", len(found))
+    evidence.figure("found there", sum(found.values()))
+    assert looking.leaks(values, kept) > 0, "the search finds nothing, not even where the credentials are"
+    assert not any(found.values()), (
+        f"a credential stands in {', '.join(place for place, count in found.items() if count)}"
+    )
+
+
 @pytest.mark.criterion("R7.2")
 def test_a_sink_that_would_write_over_plain_http_is_refused(pipeline: Pipeline, evidence: Evidence) -> None:
     from cdcpipe.connect.guards import check
@@ -52,7 +72,9 @@ def test_the_sink_archives_over_tls(
 ) -> None:
     from cdcpipe.conformance.encryption import archive_over_tls
 
-    own = pipeline.endpoints.s3.url
+    with pipeline.connect() as client:  # a client outside of a cluster may have another way to the same server
+        config = client.config(pipeline.sink)
+    own = config.get(ENDPOINT_KEYS[config["connector.class"]])
     if own is None or own.startswith("https://"):
         evidence.figure("this sink writes to", own or "AWS, over https")
         evidence.figure("seconds for a row to the archive, over TLS", round(pipeline.probe(archive=True), 1))

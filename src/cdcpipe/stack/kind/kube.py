@@ -66,10 +66,10 @@ class Kube:
     def close(self) -> None:
         """Close its connections."""
         if "_api" in self.__dict__:
-            self._api.api_client.close()
             self._api.api_client.rest_client.pool_manager.clear()
-            del self.__dict__["_api"]
-            self.__dict__.pop("_apps", None)
+            self._api.api_client.close()
+        for name in ("_api", "_apps", "_stream_api"):
+            self.__dict__.pop(name, None)
 
     def _call(self, what: str, call: Any, *arguments: Any, **options: Any) -> Any:
         """Call the API; None for what isn't there. Raises `StackError`."""
@@ -95,7 +95,7 @@ class Kube:
         body = {
             "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "cdcpipe"}},
             "type": "Opaque",
-            "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
+            "data": {key: _encoded(value) for key, value in data.items()},
         }
         if self.secret(name) is None:
             self._call(f"making Secret `{name}`", self._api.create_namespaced_secret, self.namespace, body)
@@ -103,9 +103,11 @@ class Kube:
             self._call(f"changing Secret `{name}`", self._api.replace_namespaced_secret, name, self.namespace, body)
 
     def secret(self, name: str) -> dict[str, str] | None:
-        """Its content, None when there is none."""
+        """Its content, None when there is none. Bytes that are no text come as surrogates, and go back as bytes."""
         found = self._call(f"reading Secret `{name}`", self._api.read_namespaced_secret, name, self.namespace)
-        return None if found is None else {key: base64.b64decode(value).decode() for key, value in found.data.items()}
+        if found is None:
+            return None
+        return {key: base64.b64decode(value).decode(errors="surrogateescape") for key, value in found.data.items()}
 
     def config_map(self, name: str) -> dict[str, str] | None:
         """Its content, None when there is none."""
@@ -157,6 +159,7 @@ class Kube:
         from kubernetes.stream import stream
         from websocket import WebSocketException
 
+        answer = None
         try:
             answer = stream(
                 self._stream_api.connect_get_namespaced_pod_exec,
@@ -172,9 +175,12 @@ class Kube:
             answer.run_forever(timeout=60)
             out, err = answer.read_stdout(), answer.read_stderr()
             code = answer.returncode
-            answer.close()
-        except (ApiException, WebSocketException, OSError, ValueError) as error:
+        # TypeError and the like: the stream ended without a status, since the container ended first.
+        except (ApiException, WebSocketException, OSError, ValueError, TypeError, KeyError) as error:
             raise StackError(f"a command can't be run in pod `{pod}`", detail=str(error)[-500:]) from error
+        finally:
+            if answer is not None:
+                answer.sock.shutdown()  # its `close` would wait for the server's goodbye
         if code != 0:
             raise StackError(f"a command in pod `{pod}` ended with exit code {code}", detail=(err or out)[-500:])
         return str(out)
@@ -201,10 +207,13 @@ class Kube:
             return []
         return [line for line in str(text or "").splitlines() if line.strip()]
 
+    def node(self) -> Any:
+        """The node; there is one."""
+        return self._call("listing nodes", self._api.list_node).items[0]
+
     def node_summary(self) -> dict[str, Any]:
         """The kubelet's own figures of the node and its pods (`/stats/summary`)."""
-        nodes = self._call("listing nodes", self._api.list_node)
-        name = nodes.items[0].metadata.name
+        name = self.node().metadata.name
         text = self._call(
             "asking the kubelet",
             self._api.connect_get_node_proxy_with_path,
@@ -232,6 +241,10 @@ class Kube:
         restarts = sum(status.restart_count for status in pod.status.container_statuses or [])
         log = self.log(name, log_lines) or (self.log(name, log_lines, previous=True) if restarts else [])
         return Trouble(name, why_not_ready(pod), tuple(told), tuple(log))
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode(errors="surrogateescape")).decode()
 
 
 def is_ready(pod: Any) -> bool:

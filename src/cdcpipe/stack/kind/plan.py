@@ -108,9 +108,9 @@ class KindPlan:
         """Where the pods find each other; only Connect's own address stays the one of this machine."""
         outside = self.outside(credentials)
         assert outside.catalog is not None
-        source, catalog, s3, brokers = ("postgres", 5432), ("postgres", 5432), "http://s3:8333", "kafka:9092"
+        source, catalog, s3, brokers = ("postgres", 5432), ("postgres", 5432), "https://s3:8334", "kafka:9092"
         if self.chaos:  # components/chaos/proxies.json
-            source, catalog, s3 = ("toxiproxy", 15432), ("toxiproxy", 15433), "http://toxiproxy:18333"
+            source, catalog, s3 = ("toxiproxy", 15432), ("toxiproxy", 15433), "https://toxiproxy:18333"
             brokers = ",".join(f"toxiproxy:{19090 + node}" for node in range(1, self.brokers + 1))
         return replace(
             outside,

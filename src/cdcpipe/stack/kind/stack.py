@@ -38,6 +38,7 @@ from cdcpipe.stack.kind.plan import (
     secret_places,
     secrets_of,
 )
+from cdcpipe.stack.kind.tls import tls_secrets
 from cdcpipe.stack.kind.tools import deploy_folder, tool
 from cdcpipe.stack.link import Link
 from cdcpipe.stack.local.database import prepare_databases
@@ -276,6 +277,9 @@ class KindStack:
         self._credentials = credentials_from(stored) if stored else Credentials.new()
         for name, content in secrets_of(self.plan, self._credentials).items():
             if self.kube.secret(name) != content:
+                self.kube.apply_secret(name, content)
+        if self.plan.s3_local and (self.kube.secret("s3-tls") is None or self.kube.secret("s3-trust") is None):
+            for name, content in tls_secrets().items():
                 self.kube.apply_secret(name, content)
 
     # Servers --------------------------------------------------------------------------------------
