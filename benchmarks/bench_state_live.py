@@ -88,7 +88,8 @@ def fill(endpoints: Endpoints, rows: int) -> float:
         connection.execute(f"ALTER TABLE {TABLE} REPLICA IDENTITY FULL")
         for begin in range(0, rows, 10_000):
             connection.execute(
-                f"INSERT INTO {TABLE} SELECT g, g / 100.0, 'row ' || g, now() FROM generate_series(%s, %s) g",
+                f"INSERT INTO {TABLE} SELECT g, g / 100.0, 'row ' || g, now() "
+                "FROM generate_series(%s::bigint, %s::bigint) g",
                 [begin, min(begin + 10_000, rows) - 1],
             )
     await_flow(endpoints, archive=True, timeout_seconds=1800)

@@ -156,7 +156,8 @@ def test_an_archive_in_hive_style_folders_is_compared_too(endpoints: Endpoints) 
         aws_access_key_id=endpoints.s3.access_key_id,
         aws_secret_access_key=str(endpoints.s3.secret_access_key),
     )
-    bucket, copies = endpoints.s3.bucket, []
+    bucket = endpoints.s3.bucket
+    copies: list[str] = []
     for each in list(Bucket(endpoints.s3).list("warehouse/")):
         if "verify_folders" in each.name and each.name.endswith(".parquet"):
             hour = each.name.partition("event_time_hour=")[2].partition("/")[0].split("-")

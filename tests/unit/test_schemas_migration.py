@@ -100,6 +100,15 @@ def test_a_default_that_no_avro_schema_can_hold_is_told(sql: str) -> None:
     assert "default-not-in-avro" not in {h.code for _, h in plan("ALTER TABLE orders ADD r float8 DEFAULT 1").hazards}
 
 
+@pytest.mark.parametrize("sql", ["ADD r jsonb DEFAULT '{}'", "ADD r jsonb DEFAULT jsonb_build_object()"])
+def test_a_default_that_apicurio_mistakes_is_told(sql: str) -> None:
+    assert "default-not-in-apicurio" in {h.code for _, h in plan(f"ALTER TABLE orders {sql}").hazards}
+    fine = plan(
+        "ALTER TABLE orders ADD r jsonb DEFAULT '{\"a\": 1}', ADD s int DEFAULT 1, ADD u text DEFAULT now()::text"
+    )
+    assert "default-not-in-apicurio" not in {h.code for _, h in fine.hazards}
+
+
 def test_a_change_of_the_key_is_told() -> None:
     found = plan(
         "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY (id, note)"

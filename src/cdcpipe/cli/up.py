@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -26,6 +27,7 @@ Examples:
 @click.option("--with", "versions", multiple=True, metavar="PART=VERSION", help="Run another version of a part.")
 @click.option("--observed/--unobserved", default=None, help="Let every server expose metrics; the stack keeps it.")
 @click.option("--proxied/--direct", default=None, help="Put a proxy into every link; the stack keeps it.")
+@click.option("--converter", type=click.Choice(("confluent", "apicurio")), help="Whose Avro converter; fixed when new.")
 @click.option("--json", "as_json", is_flag=True, help="Print the endpoints as one JSON object.")
 def command(
     stack_folder: Path | None,
@@ -34,6 +36,7 @@ def command(
     versions: tuple[str, ...],
     observed: bool | None,
     proxied: bool | None,
+    converter: Literal["confluent", "apicurio"] | None,
     as_json: bool,
 ) -> None:
     """Bring the pipeline up on this machine, and show where it is.
@@ -47,7 +50,14 @@ def command(
         fixed[name] = int(text)
     stack = open_stack(stack_folder, progress(quiet=as_json), must_exist=False)
     heal_faults(stack)
-    stack.up(brokers=brokers, ports=fixed, versions=pairs(versions, "--with"), observed=observed, proxied=proxied)
+    stack.up(
+        brokers=brokers,
+        ports=fixed,
+        versions=pairs(versions, "--with"),
+        observed=observed,
+        proxied=proxied,
+        converter=converter,
+    )
     heal_faults(stack)  # what lay in the data of servers that did not run
     from cdcpipe.cli.status import addresses
 

@@ -23,6 +23,7 @@ class Hazard:
 
 
 _NOT_IN_JSON = frozenset({"nan", "infinity", "-infinity"})
+_TEXTS = frozenset({"text", "varchar", "bpchar"})
 _STALE = frozenset({"drop-column", "rename-column", "alter-type", "set-not-null", "drop-not-null", "set-default"})
 
 
@@ -79,10 +80,19 @@ def _defaults_no_schema_can_hold(effect: Effect, after: Catalog) -> Iterator[Haz
     if table is None or effect.code not in ("create-table", "add-column", "set-default"):
         return
     for column in table.columns:
-        if column.default is None or column.type.name not in ("float4", "float8"):
+        if column.default is None or effect.column not in (None, "", column.name):
             continue
-        literal = (read_expression(column.default).literal or "").lower()
-        if literal in _NOT_IN_JSON and effect.column in (None, "", column.name):
+        default = read_expression(column.default)
+        literal = (default.literal or "").strip().lower()
+        is_json = column.type.name in ("json", "jsonb")
+        if (literal == "{}" and (is_json or column.type.name in _TEXTS)) or (is_json and default.call):
+            yield Hazard(
+                "default-not-in-apicurio",
+                f"{effect.table}.{column.name}: Apicurio Registry 3.3.3 takes the default {{}} for a map's and "
+                "refuses it through its Confluent API (42201), and the connector stops; Confluent's registry takes it. "
+                "Without the default, or with Apicurio's own converter (`cdcpipe up --converter apicurio`), it is registered",
+            )
+        if literal in _NOT_IN_JSON and column.type.name in ("float4", "float8"):
             yield Hazard(
                 "default-not-in-avro",
                 f"{effect.table}.{column.name}: no Avro schema has the default {literal}; the registry refuses to "

@@ -40,7 +40,7 @@ from cdcpipe.stack.local.process import LocalProcess, processes_below
 from cdcpipe.stack.local.registry import ApicurioRegistry
 from cdcpipe.stack.local.s3 import SeaweedS3
 from cdcpipe.stack.local.state import Credentials, Plan, claim_ports, port_names
-from cdcpipe.stack.pipeline import PLUGINS, PipelineSettings, SecretPlaces, secret_values, worker
+from cdcpipe.stack.pipeline import PLUGINS, AvroConverterName, PipelineSettings, SecretPlaces, secret_values, worker
 
 __all__ = ["LocalStack"]
 
@@ -87,7 +87,9 @@ class LocalStack:
     def settings(self) -> PipelineSettings:
         """How its pipeline is set up."""
         return PipelineSettings(
-            brokers=self.plan.brokers, registry_root=f"http://127.0.0.1:{self.plan.ports['registry']}"
+            brokers=self.plan.brokers,
+            registry_root=f"http://127.0.0.1:{self.plan.ports['registry']}",
+            converter=self.plan.converter,
         )
 
     @property
@@ -176,17 +178,19 @@ class LocalStack:
         await_archive: bool = False,
         observed: bool | None = None,
         proxied: bool | None = None,
+        converter: AvroConverterName | None = None,
     ) -> None:
         """Bring every component up and the pipeline into motion; what runs already is left alone.
 
         Ends when the connectors' tasks run and a probe row came out of Kafka; with `await_archive`, out of the
         archive too. Topics of `tables` (`schema.table`) are made before the sink looks: one that appears later makes
         it rebalance, and its coordinator start anew. `observed` servers expose metrics, `proxied` ones can have their
-        `links` broken: the plan keeps that, None leaves it as it was. If anything fails, what this call started is
+        `links` broken: the plan keeps that, None leaves it as it was. `converter` (default Confluent's) is for a new
+        stack, as `brokers` is. If anything fails, what this call started is
         stopped again, and the data stays.
         """
         with self._exclusive():
-            self._make_plan(brokers, dict(ports or {}), dict(versions or {}), observed, proxied)
+            self._make_plan(brokers, dict(ports or {}), dict(versions or {}), observed, proxied, converter)
             started: list[LocalProcess] = []
             try:
                 self._phase("artefacts", "artefacts", self._prepare_artefacts)
@@ -268,6 +272,7 @@ class LocalStack:
         versions: dict[str, str],
         observed: bool | None,
         proxied: bool | None,
+        converter: AvroConverterName | None,
     ) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < _FREE_BYTES_MIN:
@@ -279,8 +284,14 @@ class LocalStack:
             if brokers not in (None, 1, 3):
                 raise UsageError(f"a stack has 1 or 3 brokers, not {brokers}")
             flags = {"observed": bool(observed), "proxied": bool(proxied)}
-            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports, **flags)
+            kind = converter or "confluent"
+            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports, converter=kind, **flags)
         else:
+            if converter not in (None, self._plan.converter):
+                raise UsageError(
+                    f"this stack uses {self._plan.converter}'s Avro converter; that can't be changed later",
+                    hint="`cdcpipe down --purge` first, or use another folder with `--stack`",
+                )
             flags = {
                 "observed": self._plan.observed if observed is None else observed,
                 "proxied": self._plan.proxied if proxied is None else proxied,
@@ -310,7 +321,9 @@ class LocalStack:
             return plan
         fixed = {**plan.fixed_ports, **ports}
         claimed = claim_ports(port_names(plan.brokers, **flags), fixed, plan.ports)
-        return Plan(plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed, **flags)
+        return Plan(
+            plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed, converter=plan.converter, **flags
+        )
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:

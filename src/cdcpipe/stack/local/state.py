@@ -18,6 +18,7 @@ import psutil
 
 from cdcpipe.errors import PortTaken, StackError, UsageError
 from cdcpipe.stack.endpoints import Role, Secret
+from cdcpipe.stack.pipeline import AvroConverterName
 
 __all__ = ["Credentials", "Plan", "claim_ports", "port_names"]
 
@@ -78,6 +79,8 @@ class Plan:
     """Whether its servers expose metrics, each on a port of its own."""
     proxied: bool = False
     """Whether a proxy stands in every link of its pipeline, so that links can be broken."""
+    converter: AvroConverterName = "confluent"
+    """Whose Avro converter its connectors use."""
 
     @classmethod
     def new(
@@ -88,13 +91,14 @@ class Plan:
         fixed_ports: Mapping[str, int],
         observed: bool = False,
         proxied: bool = False,
+        converter: AvroConverterName = "confluent",
     ) -> Plan:
         """A plan for a new stack, with free ports."""
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if cluster.startswith("-"):  # the storage tool would take it for an option
             cluster = f"A{cluster[1:]}"
         ports = claim_ports(port_names(brokers, observed=observed, proxied=proxied), fixed_ports, {})
-        return cls(brokers, versions, cluster, ports, dict(fixed_ports), observed, proxied)
+        return cls(brokers, versions, cluster, ports, dict(fixed_ports), observed, proxied, converter)
 
     @classmethod
     def load(cls, path: Path) -> Plan | None:
