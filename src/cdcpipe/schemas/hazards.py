@@ -90,7 +90,7 @@ def _defaults_no_schema_can_hold(effect: Effect, after: Catalog) -> Iterator[Haz
                 "default-not-in-apicurio",
                 f"{effect.table}.{column.name}: Apicurio Registry 3.3.3 takes the default {{}} for a map's and "
                 "refuses it through its Confluent API (42201), and the connector stops; Confluent's registry takes it. "
-                "Without the default, or with Apicurio's own converter (`cdcpipe up --converter apicurio`), it is registered",
+                "Drop the default, or use Apicurio's converter (`cdcpipe up --converter apicurio`)",
             )
         if literal in _NOT_IN_JSON and column.type.name in ("float4", "float8"):
             yield Hazard(
