@@ -92,14 +92,16 @@ def journal(tmp_path: Path) -> Journal:
     return Journal.of_folder(tmp_path)
 
 
-def _client(endpoint: S3Endpoint) -> BaseClient:
+def _client(endpoint: S3Endpoint, *, read_timeout: float = 20) -> BaseClient:
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint.url,
         region_name=endpoint.region,
         aws_access_key_id=endpoint.access_key_id,
         aws_secret_access_key=str(endpoint.secret_access_key),
-        config=Config(read_timeout=2, retries={"max_attempts": 0}, s3={"addressing_style": "path"}, proxies={}),
+        config=Config(
+            read_timeout=read_timeout, retries={"max_attempts": 0}, s3={"addressing_style": "path"}, proxies={}
+        ),
     )
 
 
@@ -181,12 +183,14 @@ def test_a_lost_answer_is_an_error_for_the_client_and_work_that_is_done(
 
 
 def test_a_request_that_times_out_is_never_answered_and_not_done(
-    storage: Storage, journal: Journal, linked: Any, direct: Any
+    storage: Storage, journal: Journal, direct: Any
 ) -> None:
+    impatient: Any = _client(storage.linked, read_timeout=1)
     with _in_force(S3Timeout(), storage, journal):
         with pytest.raises(ReadTimeoutError):
-            linked.put_object(Bucket="lake", Key="timed-out", Body=b"never")
+            impatient.put_object(Bucket="lake", Key="timed-out", Body=b"never")
         assert _content(direct, "timed-out") is None
+    impatient.close()
 
 
 def test_only_what_is_aimed_at_is_hit_and_as_often_as_it_says(storage: Storage, linked: Any) -> None:
