@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import psycopg
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
 from cdcpipe.errors import CdcpipeError
@@ -19,23 +17,52 @@ from cdcpipe.ledger.objects import Bucket
 from cdcpipe.stack.catalog import open_catalog
 from cdcpipe.stack.endpoints import Endpoints
 
-__all__ = ["ArchiveWatch", "Moments", "archived_rows", "logged_records"]
+__all__ = ["ArchiveWatch", "LogEnds", "Moments", "archived_rows"]
 
 _MOMENT_SECONDS_MAX: Final = 20.0
 
 
-def logged_records(endpoints: Endpoints, topics: Sequence[str], admin: AdminClient) -> int | None:
-    """Records (transaction markers included) in `topics`; None when the brokers don't say."""
-    try:
-        known = admin.list_topics(timeout=3).topics
-        latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = admin.list_offsets(
-            {TopicPartition(name, part): latest for name in topics if name in known for part in known[name].partitions},
-            request_timeout=3,
+class LogEnds:
+    """How many records lie in `topics`, by a consumer: the admin client may end our process (see `watching`)."""
+
+    def __init__(self, endpoints: Endpoints, topics: Sequence[str]) -> None:
+        self._topics = tuple(topics)
+        self._places: list[TopicPartition] = []
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": endpoints.bootstrap_servers,
+                "group.id": "cdcpipe-chaos-ends",
+                "enable.auto.commit": False,
+                "reconnect.backoff.max.ms": 500,
+                "log_level": 0,
+            }
         )
-        return sum(int(future.result().offset) for future in asked.values())
-    except (KafkaException, ValueError):
-        return None
+
+    def total(self) -> int | None:
+        """Records, transaction markers included; None when the brokers don't say within 2 s."""
+        deadline = time.monotonic() + 2
+        try:
+            if not self._places:
+                known = self._consumer.list_topics(timeout=2).topics
+                self._places = [
+                    TopicPartition(name, part)
+                    for name in self._topics
+                    if name in known
+                    for part in known[name].partitions
+                ]
+            total = 0
+            for place in self._places:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                total += int(self._consumer.get_watermark_offsets(place, timeout=left)[1])
+            return total
+        except KafkaException:
+            return None
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
 
 
 def archived_rows(endpoints: Endpoints, topics: Sequence[str]) -> int | None:

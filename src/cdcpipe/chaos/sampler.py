@@ -15,16 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
-from confluent_kafka.admin import AdminClient
-
-from cdcpipe.chaos.gauge import ArchiveWatch, archived_rows, logged_records
+from cdcpipe.chaos.gauge import ArchiveWatch, LogEnds, archived_rows
 from cdcpipe.chaos.loads import Load
 from cdcpipe.chaos.probe import Prober
-from cdcpipe.stack.endpoints import SINK, SOURCE
+from cdcpipe.chaos.watching import Watcher
 from cdcpipe.stack.stack import Stack
 from cdcpipe.verify.progress import Bounds, Watch
 from cdcpipe.verify.progress import Sample as ProgressSample
-from cdcpipe.verify.sampling import Sampler as ProgressSampler
 
 __all__ = ["RunSampler", "Sample"]
 
@@ -92,7 +89,7 @@ class RunSampler:
         self._latest = _Latest()
         self._threads: list[threading.Thread] = []
         self._archive = ArchiveWatch(stack.endpoints)
-        self._admin = AdminClient({"bootstrap.servers": stack.endpoints.bootstrap_servers, "log_level": 0})
+        self._ends = LogEnds(stack.endpoints, self._topics)
         self._logged_base = self._archived_base = 0
         self._loading = False
         self.samples: list[Sample] = []
@@ -107,7 +104,7 @@ class RunSampler:
         return self._archive.commits
 
     def __enter__(self) -> Self:
-        self._logged_base = logged_records(self._stack.endpoints, self._topics, self._admin) or 0
+        self._logged_base = self._ends.total() or 0
         self._archived_base = archived_rows(self._stack.endpoints, self._topics) or 0
         self._file: IO[str] = self._path.open("w", encoding="utf-8")
         for work in (self._seconds, self._commits, self._monitors, self._slow):
@@ -121,6 +118,7 @@ class RunSampler:
         for thread in self._threads:
             thread.join(30)
         self._archive.close()
+        self._ends.close()
         self._file.close()
 
     def load_begins(self) -> None:
@@ -142,7 +140,7 @@ class RunSampler:
             now = time.monotonic()
             span, last = max(0.2, now - last), now
             load = self._load.progress() if self._loading else None
-            total = logged_records(self._stack.endpoints, self._topics, self._admin)
+            total = self._ends.total()
             logged = None if total is None else total - self._logged_base
             arrival = self._prober.arrivals[-1] if self._prober.arrivals else None
             values: dict[str, Any] = {"at": round(time.time(), 3), "logged": logged, **self._latest.take()}
@@ -177,20 +175,13 @@ class RunSampler:
     def _monitors(self) -> None:
         catalog = self._stack.endpoints.catalog
         prefix = None if catalog is None else catalog.warehouse.partition("://")[2].partition("/")[2]
-        with ProgressSampler(
-            self._stack.endpoints,
-            source=SOURCE,
-            sink=SINK,
-            slot=self._stack.settings.slot,
-            prefixes=() if prefix is None else (prefix,),
-            list_every=8,
-            timeout_seconds=3,
-        ) as sampler:
+        slot, prefixes = self._stack.settings.slot, () if prefix is None else (prefix,)
+        with Watcher(self._stack.endpoints, slot=slot, prefixes=prefixes) as watcher:
 
             def look() -> None:
-                sample = sampler.take()
-                self.watch.feed(sample)
-                self._latest.put(**_lags(sample))
+                for sample in watcher.take():
+                    self.watch.feed(sample)
+                    self._latest.put(**_lags(sample))
 
             self._each(_MONITOR_SECONDS, look)
 
