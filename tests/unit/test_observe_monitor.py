@@ -378,7 +378,13 @@ def healthy() -> Exporter:
 
 def seen(exporter: Exporter) -> dict[str, Any]:
     return state_of(
-        exporter, History(exporter), components=("postgres", "kafka-1"), anomalies=[], lines=[], alerts=None
+        exporter,
+        History(exporter),
+        components=("postgres", "kafka-1"),
+        connectors=("c", "d"),
+        anomalies=[],
+        lines=[],
+        alerts=None,
     )
 
 
@@ -412,6 +418,7 @@ class FakeMonitor:
             self.exporter,
             History(self.exporter),
             components=("postgres", "kafka-1"),
+            connectors=("c", "d"),
             anomalies=[Told(1.0, "slot-loss", "slot <b>s</b> is gone")],
             lines=[],
             alerts=None,

@@ -19,7 +19,8 @@ def shown(exporter: Exporter, **more: Any) -> str:
         exporter.set("cdcpipe_events_total", step * 2000.0, hop="log")
         history.step(now=1000.0 + 2 * step)
     given = {"anomalies": [], "lines": [], "alerts": None, **more}
-    state = state_of(exporter, history, components=("postgres", "kafka-1"), **given)
+    names: dict[str, Any] = {"components": ("postgres", "kafka-1"), "connectors": ("cdcpipe-source", "cdcpipe-sink")}
+    state = state_of(exporter, history, **names, **given)
     out = io.StringIO()
     Console(file=out, width=110, color_system=None).print(render(state, width=110))
     return out.getvalue()

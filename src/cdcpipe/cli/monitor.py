@@ -73,6 +73,7 @@ def command(
     if write is not None:
         _write(write)
         return
+    from cdcpipe.observe.monitor_local import connector_names
     from cdcpipe.settings import load_settings
     from cdcpipe.stack.targets import open_stack
 
@@ -82,12 +83,12 @@ def command(
     stack = open_stack(target, settings)
     _ = stack.endpoints  # `StackNotRunning` before anything else
     if once:
-        _once(stack, monitor)
+        _once(stack, monitor, connector_names(settings, target))
     else:
-        _watch(stack, monitor, with_prometheus=with_prometheus)
+        _watch(stack, monitor, connector_names(settings, target), with_prometheus=with_prometheus)
 
 
-def _once(stack: Stack, settings: MonitorSettings) -> None:
+def _once(stack: Stack, settings: MonitorSettings, names: dict[str, str]) -> None:
     from cdcpipe.errors import StackError
     from cdcpipe.observe.monitor import Monitor
     from cdcpipe.observe.monitor_local import surroundings
@@ -95,12 +96,12 @@ def _once(stack: Stack, settings: MonitorSettings) -> None:
 
     around = surroundings(stack, settings)
     settings = settings.model_copy(update={"verify_seconds": 0})
-    with Monitor(stack, settings, metrics=around.metrics, folders=around.folders) as monitor:
+    with Monitor(stack, settings, metrics=around.metrics, folders=around.folders, **names) as monitor:
         wait_until(lambda: monitor.ready, what="every source asked once", timeout_seconds=60, error=StackError)
         click.echo(monitor.exporter.text().decode(), nl=False)
 
 
-def _watch(stack: Stack, settings: MonitorSettings, *, with_prometheus: bool) -> None:
+def _watch(stack: Stack, settings: MonitorSettings, names: dict[str, str], *, with_prometheus: bool) -> None:
     from cdcpipe.observe.monitor import Monitor
     from cdcpipe.observe.monitor_local import prometheus_of, surroundings
     from cdcpipe.observe.monitor_log import lean_memory, log_to_stderr
@@ -117,7 +118,7 @@ def _watch(stack: Stack, settings: MonitorSettings, *, with_prometheus: bool) ->
             settings = settings.model_copy(
                 update={"prometheus_url": prometheus.url, "alertmanager_url": alertmanager.url}
             )
-        monitor = Monitor(stack, settings, metrics=around.metrics, folders=around.folders)
+        monitor = Monitor(stack, settings, metrics=around.metrics, folders=around.folders, **names)
         opened.enter_context(log_to_stderr(monitor.exporter))
         web = opened.enter_context(WebServer(monitor, around.listen))
         opened.enter_context(monitor)

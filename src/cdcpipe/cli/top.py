@@ -70,7 +70,7 @@ def _live(console: Any, state: Callable[[], dict[str, Any]]) -> None:
 @contextlib.contextmanager
 def _states(stack_folder: Path | None, target: str, url: str | None) -> Iterator[Callable[[], dict[str, Any]]]:
     """A function that gives the state of now: a running monitor's, or that of one which runs in this process."""
-    from cdcpipe.observe.monitor_local import surroundings
+    from cdcpipe.observe.monitor_local import connector_names, surroundings
     from cdcpipe.settings import load_settings
     from cdcpipe.stack.targets import open_stack
 
@@ -80,7 +80,7 @@ def _states(stack_folder: Path | None, target: str, url: str | None) -> Iterator
     settings = load_settings(stack=stack_folder)
     stack = open_stack(target, settings)
     _ = stack.endpoints  # `StackNotRunning` before anything else
-    around = surroundings(stack, settings.monitor)
+    around, names = surroundings(stack, settings.monitor), connector_names(settings, target)
     running = f"http://{around.listen.replace('0.0.0.0', '127.0.0.1')}"
     if _answers(running):
         yield lambda: _fetch(running)
@@ -91,7 +91,7 @@ def _states(stack_folder: Path | None, target: str, url: str | None) -> Iterator
 
     click.echo("no monitor runs: asking the pipeline itself", err=True)
     own = settings.monitor.model_copy(update={"verify_seconds": 0})
-    with Monitor(stack, own, metrics=around.metrics, folders=around.folders) as monitor:
+    with Monitor(stack, own, metrics=around.metrics, folders=around.folders, **names) as monitor:
         wait_until(lambda: monitor.ready, what="every source asked once", timeout_seconds=60, error=StackError)
         yield monitor.state
 

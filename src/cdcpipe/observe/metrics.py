@@ -61,7 +61,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("monitor", "monitor_start_timestamp_seconds", "", "When the monitor was started."),
     _gauge("monitor", "monitor_source_up", "source", "1 while the source can be asked; its metrics are absent at 0."),
     _gauge("monitor", "monitor_source_duration_seconds", "source", "How long the source took when it was asked last."),
-    _counter("monitor", "monitor_source_failures", "source", "How often the source could not be asked."),
+    _counter("monitor", "monitor_source_failures", "source", "How often the source stopped answering."),
     # Components.
     _gauge("components", "component_up", "component", "1 while the component answers on its own protocol."),
     _gauge("processes", "component_memory_bytes", "component", "Proportional set size of all its processes."),

@@ -125,6 +125,7 @@ class Monitor:
             self.exporter,
             self._history,
             components=self._checks.components,
+            connectors=self._names,
             anomalies=list(self._anomalies),
             lines=list(self._lines),
             alerts=self._alerts,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cdcpipe.errors import UsageError
 from cdcpipe.observe.alerts import Alertmanager, Prometheus, Target
-from cdcpipe.settings import MonitorSettings
+from cdcpipe.settings import MonitorSettings, Settings
 from cdcpipe.stack.stack import Stack
 
-__all__ = ["DEFAULT_LISTEN", "Surroundings", "prometheus_of", "surroundings"]
+__all__ = ["DEFAULT_LISTEN", "Surroundings", "connector_names", "prometheus_of", "surroundings"]
 
 DEFAULT_LISTEN = "127.0.0.1:9464"
 
@@ -42,6 +42,13 @@ def surroundings(stack: Stack, settings: MonitorSettings) -> Surroundings:
     folders = {} if folder is None else {"stack": folder, "log": folder / "log"}
     listen = settings.listen or (f"127.0.0.1:{ports['monitor']}" if "monitor" in ports else DEFAULT_LISTEN)
     return Surroundings(listen, {**metrics, **settings.metrics}, folders, ports, folder)
+
+
+def connector_names(settings: Settings, target: str) -> dict[str, str]:
+    """`source` and `sink`, where they are called otherwise than ours."""
+    if target != "existing" or settings.endpoints is None:
+        return {}
+    return {"source": settings.endpoints.source, "sink": settings.endpoints.sink}
 
 
 def _targets(around: Surroundings) -> list[Target]:

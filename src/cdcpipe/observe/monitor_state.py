@@ -108,16 +108,16 @@ def state_of(
     history: History,
     *,
     components: tuple[str, ...],
+    connectors: tuple[str, str],
     anomalies: list[Told],
     lines: list[Told],
     alerts: list[Alert] | None,
 ) -> dict[str, Any]:
-    """The document. What isn't known is null."""
+    """The document; `connectors` are the names of source and sink. What isn't known is null."""
     value, family = exporter.value, exporter.family
     ups = {key[0]: bool(up) for key, up in family("cdcpipe_component_up").items()}
     memory = {key[0]: used for key, used in family("cdcpipe_component_memory_bytes").items()}
     rates, cores = history.rates(), history.cores()
-    connectors = _connectors(exporter)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "at": time.time(),
@@ -127,7 +127,7 @@ def state_of(
             {"name": name, "up": ups.get(name), "memory_bytes": memory.get(name), "cores": cores.get(name)}
             for name in components
         ],
-        "connectors": connectors,
+        "connectors": _connectors(exporter, connectors),
         "hops": {
             hop: {"rate": rates.get(hop), "total": value("cdcpipe_events_total", hop=hop)}
             for hop in ("commit", "log", "archive")
@@ -170,16 +170,18 @@ def state_of(
     return document
 
 
-def _connectors(exporter: Exporter) -> list[dict[str, Any]]:
+def _connectors(exporter: Exporter, names: tuple[str, str]) -> list[dict[str, Any]]:
     states = {key[0]: key[1] for key, on in exporter.family("cdcpipe_connector_state").items() if on}
     tasks = [key for key, on in exporter.family("cdcpipe_task_state").items() if on]
     return [
         {
             "name": name,
-            "state": state,
+            "role": role,
+            "state": states[name],
             "tasks": [{"id": int(task), "state": its} for connector, task, its in sorted(tasks) if connector == name],
         }
-        for name, state in states.items()
+        for role, name in zip(("source", "sink"), names, strict=True)
+        if name in states
     ]
 
 
