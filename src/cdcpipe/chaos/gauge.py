@@ -42,14 +42,10 @@ class LogEnds:
         """Records, transaction markers included; None when the brokers don't say within 2 s."""
         deadline = time.monotonic() + 2
         try:
-            if not self._places:
+            if {place.topic for place in self._places} != set(self._topics):
                 known = self._consumer.list_topics(timeout=2).topics
-                self._places = [
-                    TopicPartition(name, part)
-                    for name in self._topics
-                    if name in known
-                    for part in known[name].partitions
-                ]
+                found = [name for name in self._topics if name in known]
+                self._places = [TopicPartition(name, part) for name in found for part in known[name].partitions]
             total = 0
             for place in self._places:
                 left = deadline - time.monotonic()
