@@ -129,15 +129,15 @@ class EndpointSettings(_Table):
 class ContainerSettings(_Table):
     """`[containers]`: the images of `--target containers`. The defaults are the projects' own, by version.
 
-    `connect` must hold Debezium's PostgreSQL connector, the Iceberg sink and an Avro converter in its plugin path:
-    no official image has all three. `docs/conformance.md` shows a Dockerfile.
+    `connect` runs `/opt/kafka/bin/connect-distributed.sh`; its plugins are mounted from the artefact cache, since no
+    official image has Debezium, the Iceberg sink and an Avro converter.
     """
 
     postgres: str = "postgres:18"
     kafka: str = "apache/kafka:4.3.1"
     registry: str = "apicurio/apicurio-registry:3.3.3"
     s3: str = "chrislusf/seaweedfs:4.48"
-    connect: str = "cdcpipe/connect:0.1"
+    connect: str = "apache/kafka:4.3.1"
     start_seconds: Annotated[float, Field(gt=0)] = 120
     """How long one container may take until it is ready."""
 
@@ -211,7 +211,7 @@ class QualitySettings(_Table):
     """Where profiles and the baseline lie. Default: beside the stack's folder, named after it with `.quality`."""
     bucket_seconds: Annotated[int, Field(ge=10, le=86_400)] = 3600
     """The span of one profile."""
-    score_max: Annotated[float, Field(gt=0)] = 5.0
+    score_max: Annotated[float, Field(gt=0)] = 6.0
     """From which score on a measure is an anomaly: how many robust standard deviations it is away."""
     history_min: Annotated[int, Field(ge=3)] = 24
     """Profiles of a table that must be there before it is judged."""
