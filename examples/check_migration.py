@@ -23,9 +23,9 @@ from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.stack.targets import open_stack
 
 
-def configs_are_right(paths: list[str]) -> bool:
-    """Lint the connector configs."""
-    report = check(read_files(paths))
+def configs_are_right(paths: list[str], brokers: int) -> bool:
+    """Lint the connector configs, for a cluster of so many brokers."""
+    report = check(read_files(paths, brokers=brokers))
     for finding in report.findings:
         print(f"{finding.severity} {finding.rule} {finding.place.file}: {finding.message}\n  cure: {finding.cure}")
     return not report.errors
@@ -59,9 +59,10 @@ def main() -> int:
     """All three, whatever the first one says."""
     migration, table, *configs = sys.argv[1:]
     settings = load_settings()
-    endpoints = open_stack("existing" if settings.endpoints else "local", settings).endpoints
+    stack = open_stack("existing" if settings.endpoints else "local", settings)
+    endpoints = stack.endpoints
     answers = (
-        configs_are_right(configs),
+        configs_are_right(configs, stack.settings.brokers),
         migration_may_run(endpoints, Path(migration)),
         archive_equals(endpoints, table),
     )

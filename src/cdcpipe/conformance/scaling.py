@@ -52,7 +52,11 @@ class _Member(threading.Thread):
     def run(self) -> None:
         consumer = Consumer(self._config)
         try:
-            consumer.subscribe([self._topic], on_assign=lambda _, places: self._assigned(len(places)))
+            consumer.subscribe(
+                [self._topic],
+                on_assign=lambda _, places: self._assigned(len(places)),
+                on_revoke=lambda _, __: self._assigned(0),
+            )
             self._await_members(consumer)
             self._work(consumer)
         except (KafkaException, threading.BrokenBarrierError) as error:
@@ -67,10 +71,8 @@ class _Member(threading.Thread):
     def _await_members(self, consumer: Consumer) -> None:
         """Poll until the group is stable: a consumer that doesn't poll can't take part in its rebalances."""
         deadline = time.monotonic() + _JOIN_SECONDS
-        while self._run_.assigned() < self._run_.expected and time.monotonic() < deadline:
-            message = consumer.poll(0.05)
-            if message is not None and not message.error():
-                self._run_.early += 1
+        while not self._run_.stable() and time.monotonic() < deadline:
+            consumer.poll(0.05)  # what comes meanwhile is left out: the group begins anew with each rebalance
         self._ready.wait(_JOIN_SECONDS)
 
     def _work(self, consumer: Consumer) -> None:
@@ -87,20 +89,22 @@ class _Run:
     def __init__(self, expected: int, records: int) -> None:
         self.expected, self.records = expected, records
         self.members: list[_Member] = []
-        self.early = 0
         self.count = 0
         self.idle_until = time.monotonic() + 120
         self._lock = threading.Lock()
 
-    def assigned(self) -> int:
-        return sum(member.partitions for member in self.members)
+    def stable(self) -> bool:
+        """All partitions are given out, and nobody who could have one is without: the first to join has them all."""
+        counts = [member.partitions for member in self.members]
+        working = sum(count > 0 for count in counts)
+        return sum(counts) == self.expected and working == min(len(counts), self.expected)
 
     def add(self, count: int) -> None:
         with self._lock:
             self.count += count
 
     def done(self) -> bool:
-        return self.count + self.early >= self.records or time.monotonic() > self.idle_until
+        return self.count >= 0.9 * self.records or time.monotonic() > self.idle_until
 
 
 def measure(endpoints: Endpoints, topic: str, *, members: int, records: int) -> Throughput:

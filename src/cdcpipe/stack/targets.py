@@ -58,6 +58,12 @@ def open_stack(
                 hint="write [endpoints] into cdcpipe.toml, or set CDCPIPE_ENDPOINTS__*; see docs/conformance.md",
             )
         return ExistingStack(settings.endpoints)
+    if target == "containers":
+        from cdcpipe.stack.artefacts import Store
+        from cdcpipe.stack.containers import ContainerStack
+
+        store = Store(settings.cache, mirror=settings.maven_mirror, listener=listener)
+        return ContainerStack(where, settings.containers, store=store, listener=listener)
     if target == "kind":
         from cdcpipe.stack.kind import open_kind
 
