@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import ConnectUnavailable, UsageError
+from cdcpipe.errors import ConnectUnavailable, StackError, UsageError
 from cdcpipe.faults import (
     Cut,
     DiskFull,
@@ -42,6 +42,7 @@ from cdcpipe.faults import (
 )
 from cdcpipe.faults.targets import controller_id, leader_id, resolve_target
 from cdcpipe.settings import load_settings
+from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.deploy import await_flow, probe
 from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE
 from cdcpipe.stack.local.stack import LocalStack
@@ -275,4 +276,11 @@ def test_a_slot_that_was_dropped_or_moved_stops_the_source_and_is_not_passed_ove
         assert record.error is None
     record = run_fault(SlotDropped(seconds=1), proxied, journal)
     assert record.error is None
-    assert not _flows(proxied, seconds=20), "it says so"
+
+    def failure() -> str | None:
+        with ConnectClient(proxied.endpoints.connect_url) as client:
+            return client.status(SOURCE).failure
+
+    said = wait_until(failure, what="the source says so", timeout_seconds=120, error=StackError)
+    assert said is not None
+    assert "no longer available" in said
