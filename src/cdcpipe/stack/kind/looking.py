@@ -1,4 +1,4 @@
-"""What can be seen of a kind stack from outside its pipeline: facts of the cluster, claims, and where credentials stand."""
+"""What a kind stack shows of itself: facts of its cluster, claims, and every place where a credential could stand."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ everything stays as it is, so that it can be looked at, and `up` can be run agai
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -294,7 +294,8 @@ class KindStack:
         later = {("StatefulSet", "registry"), ("StatefulSet", "connect")}
         first = [item for item in objects if (item["kind"], item["metadata"]["name"]) not in later]
         self._apply([*first, self.plan.to_config_map()])
-        self._await_sets({"postgres", "kafka"} | ({"s3"} if self.plan.s3_local else set()))
+        early = {"postgres", "kafka"} | ({"s3"} if self.plan.s3_local else set())
+        self._await_sets(early)
         endpoints, roles = self.endpoints, self._credentials.roles
         admin = PostgresEndpoint(
             endpoints.postgres.host, endpoints.postgres.port, "postgres", {"admin": roles["admin"]}
@@ -315,9 +316,8 @@ class KindStack:
             self._asked(f"kafka-{node}", partial(asking.ask_broker, address, node))
         ensure_topics(endpoints, self.settings, tables)
         self._apply(objects)
-        self._await_sets(
-            {item["metadata"]["name"] for item in objects if item["kind"] in ("StatefulSet", "Deployment")}
-        )
+        sets = {item["metadata"]["name"] for item in objects if item["kind"] in ("StatefulSet", "Deployment")}
+        self._await_sets(sets, quiet=early)
         self._asked("registry", partial(asking.ask_registry, endpoints.registry_url))
         self._asked("connect", partial(asking.ask_connect, endpoints.connect_url))
         set_compatibility(endpoints, "FULL_TRANSITIVE")
@@ -341,16 +341,20 @@ class KindStack:
                 raise ComponentFailed(name, f"`{name}` is ready in the cluster, but not from outside: {answer.reason}")
             time.sleep(0.2)
 
-    def _await_sets(self, names: set[str]) -> None:
-        """Wait until every pod of these sets is ready. Raises `ComponentFailed` that says which isn't, and why."""
+    def _await_sets(self, names: set[str], *, quiet: Set[str] = frozenset()) -> None:
+        """Wait until every pod of these sets is ready, and tell it but for `quiet`.
+
+        Raises `ComponentFailed` that says which isn't, and why.
+        """
         begin = time.monotonic()
         told: set[str] = set()
-        for name in sorted(names):
+        for name in sorted(names - quiet):
             self._listener(ComponentStarting(name))
         while True:
             ready, _ = self.kube.rolled_out()
             for name in sorted((set(ready) & names) - told):
-                self._listener(ComponentReady(name, time.monotonic() - begin))
+                if name not in quiet:
+                    self._listener(ComponentReady(name, time.monotonic() - begin))
                 told.add(name)
             if told >= names:
                 return
