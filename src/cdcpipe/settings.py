@@ -86,7 +86,7 @@ class CatalogSettings(_Table):
 
 class ComponentSettings(_Table):
     """How a component of an existing pipeline is managed: shell commands, each optional. `memory` prints bytes,
-    `log` prints its newest lines, `ready` exits with 0 when it can serve."""
+    `cpu` seconds of CPU so far, `log` its newest lines; `ready` exits with 0 when it can serve."""
 
     version: str = ""
     start: str | None = None
@@ -96,6 +96,7 @@ class ComponentSettings(_Table):
     resume: str | None = None
     ready: str | None = None
     memory: str | None = None
+    cpu: str | None = None
     log: str | None = None
 
 

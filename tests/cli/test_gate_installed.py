@@ -33,6 +33,8 @@ if verb == "ready":
     sys.exit(0 if component.readiness().ready else 1)
 if verb == "memory":
     print(component.memory_bytes())
+elif verb == "cpu":
+    print(component.cpu_seconds())
 elif verb == "log":
     print("\\n".join(component.log_tail(2000)))
 else:
@@ -88,7 +90,7 @@ def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
     settings = described(stack)
     for name in stack.components:
         settings += f"\n[endpoints.components.{name}]\n"
-        for verb in ("kill", "start", "stop", "pause", "resume", "ready", "memory", "log"):
+        for verb in ("kill", "start", "stop", "pause", "resume", "ready", "memory", "cpu", "log"):
             settings += f'{verb} = "{installed}/python {control} {name} {verb}"\n'
     settings += "\n[conformance]\nrate = 400\nseconds = 10\nwarm_up = 0\n"
     folder = tmp_path / "empty"
@@ -99,13 +101,14 @@ def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
     matrix = gate(installed, folder, "--target", "existing", "--allow-faults")
     verdicts = {row["id"]: row["verdict"] for row in matrix["rows"]}
     told = {row["id"]: f"{row['verdict']}: {row['reason']}" for row in matrix["rows"]}
-    # At this rate the first two can't be shown; the last needs the server's own logs, which no endpoint gives.
-    unsure = {"R2.1", "R2.2", "R7.5"}
+    # At this rate the first two can't be shown. The others need what no endpoint gives: a worker that is started with
+    # another trust store, and the servers' own logs.
+    unsure = {"R2.1", "R2.2", "R7.2", "R7.5"}
     assert {
         id_: told[id_] for id_, verdict in verdicts.items() if verdict == "inconclusive" and id_ not in unsure
     } == {}
     assert {id_: told[id_] for id_, verdict in verdicts.items() if verdict in ("fail", "not run")} == {}
-    assert sum(verdict == "pass" for verdict in verdicts.values()) >= 24
+    assert sum(verdict == "pass" for verdict in verdicts.values()) >= 23
     assert matrix["exit_code"] == 3
 
     after = traces(stack.endpoints, "")

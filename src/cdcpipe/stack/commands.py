@@ -62,8 +62,14 @@ class CommandComponent:
         return int(text[0]) if text and text[0].isdigit() else 0
 
     def cpu_seconds(self) -> float:
-        """Not known."""
-        return 0.0
+        """0 when no command `cpu` is given."""
+        if self._settings.cpu is None:
+            return 0.0
+        text = self._call(self._settings.cpu, 30).stdout.split()
+        try:
+            return float(text[0]) if text else 0.0
+        except ValueError:
+            return 0.0
 
     def log_tail(self, lines: int = 20) -> list[str]:
         if self._settings.log is None:
