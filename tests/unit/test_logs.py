@@ -147,6 +147,21 @@ def test_a_credential_is_in_no_record_wherever_it_was(tmp_path: Path, monkeypatc
     assert not any('pa\\"ss' in line or "word-1" in line for line in lines)
 
 
+def test_credentials_that_are_made_while_a_command_runs_are_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_hidden", set())
+    with write_to(tmp_path, credentials=tmp_path / "credentials.json") as path:
+        log.info("role cdcpipe_replication, before")
+        (tmp_path / "credentials.json").write_text(
+            json.dumps({"roles": {"x": ["cdcpipe_replication", "Zx0123456789abcdefgh"]}, "s3": ["K", "S" * 40]})
+        )
+        log.info("role cdcpipe_replication with Zx0123456789abcdefgh and %s", "S" * 40)
+    assert "Zx0123" not in path.read_text()
+    assert "SSSS" not in path.read_text()
+    assert path.read_text().count("cdcpipe_replication") == 2
+
+
 def test_a_full_disk_stops_no_work_and_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,12 +247,16 @@ class _Json(logging.Formatter):
 class _Handler(logging.handlers.RotatingFileHandler):
     """Makes no folder, and stops no work when it can't write."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, credentials: Path | None) -> None:
         super().__init__(path, maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8", delay=True)
         self.setFormatter(_Json())
         self._told = False
+        self._credentials = credentials
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._credentials is not None and self._credentials.exists():
+            hide(_texts(self._credentials))  # they may be made while the command runs
+            self._credentials = None
         if os.path.isdir(os.path.dirname(self.baseFilename)):
             super().emit(record)
 
@@ -266,13 +270,33 @@ class _Handler(logging.handlers.RotatingFileHandler):
             )
 
 
+def _texts(path: Path) -> list[str]:
+    """Every text in a JSON file; nothing of one that can't be read."""
+    found: list[str] = []
+
+    def walk(value: object) -> None:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for each in value:
+                walk(each)
+        elif isinstance(value, str) and len(value) >= 16 and not value.startswith("cdcpipe_"):  # roles' names
+            found.append(value)
+
+    with contextlib.suppress(OSError, ValueError):
+        walk(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
 @contextlib.contextmanager
-def write_to(folder: Path, **about: str) -> Iterator[Path]:
+def write_to(folder: Path, *, credentials: Path | None = None, **about: str) -> Iterator[Path]:
     """Write the records of `cdcpipe.*` to `<folder>/cdcpipe.jsonl`, rotated, until the end of the block.
+
+    Every text in the JSON file `credentials` is hidden, from when it is there.
 
     The folder must be there: a record that comes before it is, or after it was removed, is dropped.
     """
-    handler = _Handler(folder / OWN_FILE)
+    handler = _Handler(folder / OWN_FILE, credentials)
     logger = logging.getLogger("cdcpipe")
     level = logger.level
     logger.addHandler(handler)

@@ -82,7 +82,8 @@ def recorded(words: Sequence[str]) -> Iterator[None]:
     outcome: Outcome = "failed"
     extra: dict[str, Any] = {}
     try:
-        with write_to(settings.stack.absolute() / "log", run=f"{verb} {os.getpid()}"):
+        folder = settings.stack.absolute()
+        with write_to(folder / "log", credentials=folder / "credentials.json", run=f"{verb} {os.getpid()}"):
             log.info("began: %s", " ".join(base["words"]))
             try:
                 yield
