@@ -62,6 +62,12 @@ def test_a_pause_before_the_fault_is_not_its_doing() -> None:
     assert felt(arrivals, []).flows == 0
 
 
+def test_a_fault_that_begins_while_the_flow_stands_still_says_so() -> None:
+    arrivals = [*steady(980, 996), *steady(1004, 1100)]
+    assert felt(arrivals, []).already
+    assert not felt(steady(980, 1100), []).already
+
+
 def test_a_fault_that_was_never_injected_has_no_recovery() -> None:
     nothing = FaultRecord("kill", "connect", {})
     assert recovery_of(nothing, until=1100, arrivals=[], commits=[], commit_seconds=5) is None

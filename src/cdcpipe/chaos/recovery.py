@@ -24,6 +24,7 @@ _LATE_SECONDS: Final = 2.0
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """Seconds from the injection. `flows` and `archive`: until what was interrupted went on, 0 if nothing was.
+    `already`: the flow stood still already when the fault began, so its figures are not its doing alone.
 
     `flows_after_heal`: the same, from the beginning of the cure. `caught_up`: until probes were in time again. None: it
     never happened within what was observed.
@@ -34,11 +35,13 @@ class Recovery:
     caught_up: float | None
     archive: float | None
     archive_after_heal: float | None
+    already: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         names = ("flows", "flows_after_heal", "caught_up", "archive", "archive_after_heal")
-        return {name: None if (value := getattr(self, name)) is None else round(value, 2) for name in names}
+        rounded = {name: None if (value := getattr(self, name)) is None else round(value, 2) for name in names}
+        return {**rounded, "already": self.already}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ def recovery_of(
         caught_up=caught_up,
         archive=archive,
         archive_after_heal=_since(archive, begin, cure),
+        already=begin - max((at for at in seen if at < begin), default=begin) > _GAP_SECONDS,
     )
 
 

@@ -189,7 +189,7 @@ def _recovery(result: ChaosResult) -> Section:
             [
                 *head,
                 f"{span[1] - span[0]:.1f} s",
-                _seconds(recovery.flows),
+                _seconds(recovery.flows) + (" (down before)" if recovery.already else ""),
                 _seconds(recovery.flows_after_heal),
                 _seconds(recovery.caught_up),
                 _seconds(recovery.archive),
@@ -199,7 +199,8 @@ def _recovery(result: ChaosResult) -> Section:
     intro = (
         "From the injection of each fault: until the probe, a row committed each half second, came out of the log "
         "again; until it did so within 2 s of its commit; until the archive's tables were committed to again. "
-        "`After the cure` counts from the moment at which the fault was taken back."
+        "`After the cure` counts from the moment at which the fault was taken back. `Down before`: the flow stood "
+        "still already when the fault began."
     )
     return Section("Time to recover", intro, tables=[Table(columns, rows, figures=columns[2:])], anchor="recovery")
 

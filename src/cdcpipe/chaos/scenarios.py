@@ -226,9 +226,9 @@ _BY_LINK: Mapping[str, Scenario] = {
             Place(_on("kill", "connect"), 0.1, moment="upload"),
             Place(_on("kill", "kafka-1"), after=25),
             Place(_link("cut", "connect-postgres", 6), after=20),
-            Place(_link("s3-slow-down", "connect-s3", 10, every=2), after=12),
+            Place(_link("s3-slow-down", "connect-s3", 10, every=2), after=20),
         ],
-        seconds=130,
+        seconds=140,
         values={"proxied": True},
     ),
 }

@@ -1,7 +1,7 @@
 """The samples of the progress monitors, taken by a process of its own.
 
 librdkafka's admin client ends the whole process by an assertion when a broker goes away in the middle of some requests
-(`rd_kafka_enq_once_del_source_return`): seen here when the only broker was killed. Whoever breaks brokers on purpose
+(confluentinc/librdkafka#4605, open): seen here when the only broker was killed. Whoever breaks brokers on purpose
 must outlive that, so the requests are made elsewhere, and a process that died is replaced.
 """
 
