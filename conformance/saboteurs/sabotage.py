@@ -139,17 +139,6 @@ def meanwhile(work: Callable[[LocalStack], None], *, every_seconds: float = 0.5)
 
 
 @contextlib.contextmanager
-def second_source(stack: LocalStack) -> Iterator[None]:
-    """Another Debezium in the same Connect cluster, with a slot of its own."""
-    with ConnectClient(stack.endpoints.connect_url, timeout_seconds=60) as client:
-        config = client.config(SOURCE)
-        config |= {"name": "stranger", "slot.name": "stranger", "topic.prefix": "stranger", "snapshot.mode": "no_data"}
-        client.deploy({key: value for key, value in config.items() if not key.startswith("heartbeat.")})
-        client.wait_until_running("stranger", timeout_seconds=90)
-    yield
-
-
-@contextlib.contextmanager
 def one_partition(stack: LocalStack) -> Iterator[None]:
     """The shop's topics, with one partition each, made before the suite makes them."""
     from confluent_kafka.admin import AdminClient
@@ -215,6 +204,43 @@ def _foreign_object(stack: LocalStack) -> None:
     client.close()
 
 
+_FORGED: set[str] = set()
+
+
+def _forge(stack: LocalStack) -> None:
+    """One event in the topic of a test's table that says that another database made it."""
+    import io
+
+    import fastavro
+    from confluent_kafka import Consumer, Producer, TopicPartition
+
+    from cdcpipe.schemas.registry import Registry, decode_frame, encode_frame
+
+    servers = {"bootstrap.servers": stack.endpoints.bootstrap_servers, "log_level": 0}
+    consumer = Consumer({**servers, "group.id": "saboteur", "isolation.level": "read_committed"})
+    try:
+        for topic in consumer.list_topics(timeout=10).topics:
+            if ".traced_" not in topic or topic in _FORGED:
+                continue
+            consumer.assign([TopicPartition(topic, partition, 0) for partition in range(3)])
+            message = consumer.poll(5)
+            if message is None or message.error():
+                continue
+            schema_id, payload = decode_frame(message.value())  # type: ignore[arg-type]
+            with Registry(stack.endpoints.registry_url) as registry:
+                schema = fastavro.parse_schema(json.loads(registry.schema(schema_id)))
+            event: Any = fastavro.schemaless_reader(io.BytesIO(payload), schema, None)
+            event["source"]["connector"] = "mysql"
+            out = io.BytesIO()
+            fastavro.schemaless_writer(out, schema, event)
+            producer = Producer(servers)
+            producer.produce(topic, encode_frame(schema_id, out.getvalue()), message.key())
+            producer.flush(10)
+            _FORGED.add(topic)
+    finally:
+        consumer.close()
+
+
 def _lose_key_subjects(stack: LocalStack) -> None:
     from cdcpipe.schemas.registry import Registry
 
@@ -235,7 +261,7 @@ def _stutter(stack: LocalStack) -> None:
 
 
 SABOTEURS: tuple[Saboteur, ...] = (
-    Saboteur("R1.1", "another source connector writes to the same cluster", second_source),
+    Saboteur("R1.1", "somebody writes an event of another database", meanwhile(_forge, every_seconds=0.2)),
     Saboteur("R1.2", "the source skips updates", reconfigured(SOURCE, {"skipped.operations": "u"})),
     Saboteur(
         "R1.3",
