@@ -84,7 +84,7 @@ def test_the_same_lock_gives_the_same_layers_again(images: list[Image]) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_api_server_takes_every_manifest(kind_stack: KindStack, overlay: str) -> None:
-    """Server-side dry run with strict fields: schemas, defaults, admission and pod security are the API server's own."""
+    """Server-side dry run with strict fields: schemas, defaults and admission are the API server's own."""
     built = kind_stack.cluster.kubectl("kustomize", str(KIND / "overlays" / overlay), what="building the manifests")
     said = kind_stack.cluster.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"),

@@ -14,9 +14,17 @@ import pytest
 import yaml
 
 from cdcpipe.stack.kind.kube import quantity_bytes
-from cdcpipe.stack.kind.plan import PORTS, KindPlan, worker_config, write_worker_properties
+from cdcpipe.stack.kind.plan import (
+    PORTS,
+    KindPlan,
+    secret_places,
+    secrets_of,
+    worker_config,
+    write_worker_properties,
+)
 from cdcpipe.stack.local.kafka import Broker
 from cdcpipe.stack.local.state import Credentials
+from cdcpipe.stack.pipeline import sink
 
 KIND = Path(__file__).parents[2] / "deploy" / "kind"
 OVERLAYS = sorted(path.name for path in (KIND / "overlays").iterdir())
@@ -188,6 +196,16 @@ def test_a_pod_finds_its_servers_by_name_and_a_client_outside_by_loopback() -> N
         assert all(address.startswith("127.0.0.1:") for address in outside.bootstrap_servers.split(","))
         assert inside.catalog is not None
         assert inside.catalog.postgres.host == inside.postgres.host
+
+
+def test_with_a_role_the_sink_has_no_key_and_asks_for_encryption() -> None:
+    plan = KindPlan(bucket="lake-of-ours", region="eu-central-1", role_arn="arn:aws:iam::000000000000:role/sink")
+    config = sink(plan.inside(Credentials.new()), plan.settings, secret_places()).to_config()
+    assert [key for key in config if "access-key" in key or key.endswith("s3.endpoint")] == []
+    assert config["iceberg.catalog.s3.sse.type"] == "s3"
+    assert config["iceberg.catalog.client.region"] == "eu-central-1"
+    assert config["iceberg.catalog.warehouse"] == "s3://lake-of-ours/warehouse"
+    assert set(secrets_of(plan, Credentials.new())["pipeline"]) == {"replication_password", "catalog_password"}
 
 
 @pytest.mark.parametrize("path", sorted(KIND.rglob("*")), ids=lambda path: str(path.relative_to(KIND)))

@@ -291,8 +291,11 @@ def sink(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces
         # With the default of 5 the sink's task fails for good when S3 is away for some seconds: it is asked again after
         # 0.1 s, and up to 20 s later each time. 16 outlast a minute; a poll may take five.
         catalog={"s3.retry.num-retries": "16"},
-        access_key_id=secrets.s3_access_key_id,
-        secret_access_key=secrets.s3_secret_access_key,
+        # Without keys the worker's own identity is used: on AWS a role, by its pod's token.
+        access_key_id=None if endpoints.s3.access_key_id is None else secrets.s3_access_key_id,
+        secret_access_key=None if endpoints.s3.access_key_id is None else secrets.s3_secret_access_key,
+        # The bucket of deploy/aws refuses what doesn't ask for it.
+        encryption="s3" if endpoints.s3.url is None else None,
     )
 
 
