@@ -50,7 +50,6 @@ class Connector:
 
     name: str
     state: str
-    version: str
     failure: str | None
 
 
@@ -163,4 +162,4 @@ def _connector(connect: ConnectClient, name: str) -> Connector:
     failure = status.failure
     states = [status.state, *(task.state for task in status.tasks)]
     worst = next((each for each in ("FAILED", "STOPPED", "PAUSED", "UNASSIGNED") if each in states), status.state)
-    return Connector(name, str(worst), "", None if failure is None else str(failure)[:2000])
+    return Connector(name, str(worst), None if failure is None else str(failure)[:2000])

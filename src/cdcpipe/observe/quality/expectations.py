@@ -17,7 +17,6 @@ come back. A model needs no type where only a check matters: a type that the arc
 
 from __future__ import annotations
 
-import contextlib
 import runpy
 import warnings
 from collections import Counter
@@ -81,7 +80,7 @@ def expect(connection: duckdb.DuckDBPyConnection, rows: str, table: str, schema:
     import ibis
     from pandera.errors import SchemaError, SchemaErrors
 
-    with warnings.catch_warnings(), contextlib.suppress(StopIteration):
+    with warnings.catch_warnings():
         # ibis calls a method of DuckDB that DuckDB has renamed.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         view = ibis.duckdb.from_connection(connection).table(rows)
