@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -85,12 +86,11 @@ def test_an_idle_exactly_once_pipeline_is_not_called_stuck(stack: LocalStack) ->
         for number, sample in enumerate(sampler.every(0.5)):
             assert sample.end_offsets is not None
             assert sample.group_offsets is not None
-            idle = [place for place in sample.group_offsets if WATERMARK_TABLE not in place[0]]  # heartbeats go on
+            # Heartbeats go on, and the sink commits every few seconds.
+            idle = {place: at for place, at in sample.group_offsets.items() if WATERMARK_TABLE not in place[0]}
             assert any("observe_idle" in topic for topic, _ in idle)
-            behind = {sample.end_offsets[place] - sample.group_offsets[place] for place in idle}
-            shown = dict(watch.feed(sample))
-            assert "false-green" not in shown
-            assert "stuck" not in shown or WATERMARK_TABLE in shown["stuck"], shown
+            behind = {sample.end_offsets[place] - at for place, at in idle.items()}
+            assert watch.feed(replace(sample, group_offsets=idle)) == ()
             if number == 12:
                 break
     assert behind <= {0}

@@ -278,7 +278,7 @@ def test_the_page_is_drawn_in_a_browser(observed: Observed, tmp_path: Path) -> N
         *FLAGS,
         f"--user-data-dir={tmp_path}",
         "--virtual-time-budget=3000",
-        "--window-size=1240,1500",
+        "--window-size=1240,1080",
     ]
     dumped = subprocess.run(
         [*browser, "--enable-logging=stderr", "--dump-dom", observed.page],

@@ -7,8 +7,11 @@ import datetime
 import http.server
 import io
 import json
+import logging
+import os
 import socket
 import ssl
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from hypothesis import strategies as st
 
 from cdcpipe.errors import PortTaken, ServiceError
 from cdcpipe.observe.exporter import Exporter
+from cdcpipe.observe.monitor_log import log_to_stderr
 from cdcpipe.observe.monitor_pipeline import Growing, Known, is_refused_schema
 from cdcpipe.observe.monitor_probe import NAME, Track, read_token
 from cdcpipe.observe.monitor_services import ServiceChecks, certificate_expiry
@@ -453,3 +457,22 @@ def test_page_metrics_state_and_health_are_served() -> None:
 def test_an_address_that_is_in_use_is_a_usage_error() -> None:
     with WebServer(FakeMonitor(), "127.0.0.1:0") as web, pytest.raises(PortTaken, match="can't listen"):
         WebServer(FakeMonitor(), web.url.removeprefix("http://"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_behind_stderr_ends_nothing_and_is_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter, logger = Exporter(), logging.getLogger("cdcpipe.monitor")
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", encoding="utf-8")
+    try:
+        monkeypatch.setattr(sys, "stderr", full)
+        with log_to_stderr(exporter):
+            logger.warning("the disk is full")
+        assert exporter.value("cdcpipe_monitor_source_up", source="log") == 0
+        assert exporter.value("cdcpipe_monitor_source_failures_total", source="log") == 1
+    finally:
+        with contextlib.suppress(OSError):
+            full.close()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with log_to_stderr(exporter):
+        logger.warning("there is room again")
+    assert exporter.value("cdcpipe_monitor_source_up", source="log") == 1

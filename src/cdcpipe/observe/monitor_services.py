@@ -38,9 +38,10 @@ class ServiceChecks:
         self._http = httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, follow_redirects=False)
         self._postgres: psycopg.Connection[tuple[object, ...]] | None = None
         self._questions: dict[str, Callable[[], bool]] = {"postgres": self._ask_postgres}
-        for number, address in enumerate(endpoints.bootstrap_servers.split(","), 1):
-            host, _, port = address.rpartition(":")
-            self._questions[f"kafka-{number}"] = _Broker(host, int(port)).ask
+        addresses = [each.strip().rpartition(":") for each in endpoints.bootstrap_servers.split(",")]
+        self._brokers = [_Broker(host, int(port)) for host, _, port in addresses]
+        for number, broker in enumerate(self._brokers, 1):
+            self._questions[f"kafka-{number}"] = broker.ask
         self._questions["s3"] = lambda: self._ask_http(_s3_url(endpoints))
         self._questions["registry"] = lambda: self._ask_http(f"{endpoints.registry_url.rstrip('/')}/config")
         self._questions["connect"] = lambda: self._ask_http(endpoints.connect_url)
@@ -70,6 +71,9 @@ class ServiceChecks:
         """Close the connections, also under a question that hangs: its thread would hold up the end of the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._http.close()
+        wait(self._open.values(), timeout=_TIMEOUT_SECONDS + 1)
+        for broker in self._brokers:
+            broker.close()
         postgres, asked = self._postgres, self._open.get("postgres")
         if postgres is None:
             return
@@ -112,7 +116,7 @@ class _Broker:
     def ask(self) -> bool:
         for fresh in (False, True):  # a connection that idled is closed by the broker: that is no failure
             if self._socket is None or fresh:
-                self._close()
+                self.close()
                 try:
                     self._socket = socket.create_connection(self._address, timeout=_TIMEOUT_SECONDS)
                 except OSError:
@@ -125,7 +129,7 @@ class _Broker:
                 break
             except OSError:
                 continue
-        self._close()
+        self.close()
         return False
 
     def _answered(self, connection: socket.socket) -> bool:
@@ -133,7 +137,8 @@ class _Broker:
         body = _exactly(connection, struct.unpack(">i", head)[0])
         return body[:6] == struct.pack(">ih", 1, 0)  # our correlation id, no error
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None
