@@ -119,20 +119,23 @@ def _timeline(result: ChaosResult) -> Section:
     begin = result.begun or (samples[0]["at"] if samples else 0.0)
 
     def points(name: str, scale: float = 1.0) -> list[tuple[float, float]]:
-        return [(each["at"] - begin, each[name] * scale) for each in samples if each.get(name) is not None]
+        found = [(each["at"] - begin, each[name] * scale) for each in samples if each.get(name) is not None]
+        return [(x, y) for x, y in found if x >= 0]
 
     bands = [
         Band(span[0] - begin, span[1] - begin, each.step) for each in result.outcomes if (span := each.span) is not None
     ]
     marks = _marks(result, begin)
-    shared: dict[str, Any] = {"bands": bands, "marks": marks, "width": 1000}
+    last = max([1.0, *(each["at"] - begin for each in samples)])
+    shared: dict[str, Any] = {"bands": bands, "marks": marks, "width": 1000, "x_range": (0.0, last)}
     rates = line(
         {"due": points("target"), "committed": points("committed"), "into the log": points("logged_rate")},
         title="events per second",
         height=260,
+        y_max=4 * result.plan.rate,
         **shared,
     )
-    probes = [(at - begin, seconds) for at, seconds in _probes(result)]
+    probes = [(at - begin, seconds) for at, seconds in _probes(result) if at >= begin]
     latency = line({"probe": probes}, title="commit to log, by the probe's commit time", unit="s", height=190, **shared)
     behind = line(
         {

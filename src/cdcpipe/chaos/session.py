@@ -387,10 +387,22 @@ class Session:
 
 def _rate_during(samples: list[Sample], outcomes: tuple[FaultOutcome, ...]) -> float | None:
     """Events/s that PostgreSQL committed while a fault was in force or being recovered from."""
-    spans = [span for each in outcomes if (span := each.span) is not None]
-    rates = [
-        sample.committed
-        for sample in samples
-        if sample.committed is not None and any(begin <= sample.at <= end + 1 for begin, end in spans)
-    ]
-    return round(sum(rates) / len(rates), 1) if rates else None
+    totals = [(each.at, each.committed_total) for each in samples if each.committed_total is not None]
+    events = seconds = 0.0
+    for begin, end in _merged([span for each in outcomes if (span := each.span) is not None]):
+        first = max((pair for pair in totals if pair[0] <= begin), default=None)
+        last = min((pair for pair in totals if pair[0] >= end), default=None)
+        if first is not None and last is not None:
+            events, seconds = events + last[1] - first[1], seconds + last[0] - first[0]
+    return round(events / seconds, 1) if seconds else None
+
+
+def _merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans that overlap, as one."""
+    merged: list[tuple[float, float]] = []
+    for begin, end in sorted(spans):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged

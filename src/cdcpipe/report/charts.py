@@ -128,6 +128,7 @@ def line(
     unit: str = "",
     x_unit: str = "s",
     x_time: bool = False,
+    x_range: tuple[float, float] | None = None,
     y_max: float | None = None,
     bands: Sequence[Band] = (),
     marks: Sequence[Mark] = (),
@@ -136,12 +137,13 @@ def line(
 ) -> str:
     """Lines over time. `series` maps a label to `(x, y)` points in order of x; NaN breaks a line.
 
-    `x` is in `x_unit`, or with `x_time` in seconds since 1970, shown as UTC. `y` starts at 0.
+    `x` is in `x_unit`, or with `x_time` in seconds since 1970, shown as UTC. `y` starts at 0. `x_range` is shown
+    instead of the points' own, so that charts below each other line up; what lies above `y_max` is cut off.
     """
     points = [(x, y) for each in series.values() for x, y in each if math.isfinite(y)]
     if not points:
         return _empty(width, title)
-    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    x_low, x_high = x_range or (min(x for x, _ in points), max(x for x, _ in points))
     top = y_max if y_max is not None else max(max(y for _, y in points), 0) * 1.05
     top = top if top > 0 else 1.0
     left, right, above, below = 58.0, width - 12.0, 44.0, height - 28.0
