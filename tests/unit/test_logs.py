@@ -79,6 +79,28 @@ def test_a_file_that_is_rotated_is_read_from_its_beginning(tmp_path: Path) -> No
     assert len([*follower.poll(), *follower.flush()]) == 5
 
 
+def test_a_file_that_is_rotated_away_is_read_on_under_its_new_name(tmp_path: Path) -> None:
+    def text(begin: int, end: int) -> str:
+        return "".join(f"2026-11-24T10:00:{n:02}.000Z INFO  [t] a: {n} {'x' * 50}\n" for n in range(begin, end))
+
+    def files() -> list[Path]:
+        return sorted(tmp_path.glob("a.log*"), key=lambda path: path.stat().st_mtime_ns)
+
+    (tmp_path / "a.log").write_text(text(0, 3))
+    follower = Follower("a", files)
+    seen = [*follower.poll(), *follower.flush()]
+    with (tmp_path / "a.log").open("a") as file:
+        file.write(text(3, 5))  # not read before the rotation
+    (tmp_path / "a.log").rename(tmp_path / "a.log.1")
+    (tmp_path / "a.log").write_text(text(5, 7))
+    seen += [*follower.poll(), *follower.flush()]
+    (tmp_path / "a.log.1").rename(tmp_path / "a.log.2")
+    (tmp_path / "a.log").rename(tmp_path / "a.log.1")
+    (tmp_path / "a.log").write_text(text(7, 8))
+    seen += [*follower.poll(), *follower.flush()]
+    assert [int(line.text.split(" a: ")[1].split()[0]) for line in seen] == list(range(8))
+
+
 def test_only_the_end_of_a_long_file_is_shown_in_whole_records(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("".join(f"2026-11-24T10:00:00.000Z INFO  [t] a: {n} {'x' * 100}\n" for n in range(1000)))

@@ -34,6 +34,7 @@ OWN: Final = "cdcpipe"
 """The component name of our own log."""
 OWN_FILE: Final = "cdcpipe.jsonl"
 
+_MARK_BYTES: Final = 64
 _FILE_BYTES: Final = 10 * 1024 * 1024
 _FILES: Final = 4
 
@@ -157,9 +158,12 @@ class Follower:
         self._last = line if line is not None else Line(None, self.component, "INFO", text)
 
     def _read(self, path: Path) -> Iterator[str]:
-        known = self.positions.get(str(path))
         size, mark = path.stat().st_size, _mark(path)
-        offset = known.offset if known is not None and size >= known.offset and mark.startswith(known.mark) else 0
+        own = self.positions.get(str(path))
+        # A rotation gives what was read another name: the same file is the one that begins alike.
+        others = (each for each in self.positions.values() if len(each.mark) == _MARK_BYTES)
+        fits = [each for each in (own, *others) if each is not None and mark.startswith(each.mark)]
+        offset = next((each.offset for each in fits if each.offset <= size), 0)
         if size > offset:
             with path.open("rb") as file:
                 file.seek(offset)
@@ -167,12 +171,12 @@ class Follower:
             whole = content[: content.rfind(b"\n") + 1]
             offset += len(whole)
             yield from whole.decode("utf-8", "replace").splitlines()
-        self.positions[str(path)] = Position(offset, mark[:64])
+        self.positions[str(path)] = Position(offset, mark)
 
 
 def _mark(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(64).decode("latin-1")
+        return file.read(_MARK_BYTES).decode("latin-1")
 
 
 def merged(followers: Sequence[Follower], *, follow: bool, hold_seconds: float = 0.5) -> Iterator[Line]:

@@ -62,6 +62,11 @@ class Places:
             stack.folder / "s3" / AUDIT_SOCKET if stack.plan.observed else None,
         )
 
+    @classmethod
+    def of_endpoints(cls, endpoints: Endpoints, *, config_topic: str = "") -> Places:
+        """Those of a pipeline whose logs are not on this machine: the DDL table, and Connect's topic."""
+        return cls(endpoints, {}, config_topic or f"{endpoints.topic_prefix}.connect-configs")
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:

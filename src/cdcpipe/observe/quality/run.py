@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+from pyiceberg.exceptions import NoSuchNamespaceError
 
 from cdcpipe.errors import CdcpipeError, EvidenceError
 from cdcpipe.observe.quality.baseline import Baseline, learn
@@ -59,11 +61,11 @@ def _engine(temp_folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def archived_tables(endpoints: Endpoints, settings: QualitySettings) -> list[str]:
     """Captured tables that have rows in the archive, those to be ignored left out."""
-    found = []
+    found: list[str] = []
     with closing(open_catalog(endpoints)) as catalog:
         for schema in endpoints.captured_schemas:
-            for name in catalog.list_tables(f"{endpoints.topic_prefix}.{schema}"):
-                found.append(f"{schema}.{name[-1]}")
+            with suppress(NoSuchNamespaceError):
+                found += [f"{schema}.{name[-1]}" for name in catalog.list_tables(f"{endpoints.topic_prefix}.{schema}")]
     return sorted(table for table in found if table not in settings.ignore_tables)
 
 
@@ -75,10 +77,12 @@ def profile_archive(
     tables: Sequence[str] | None = None,
     begin: datetime | None = None,
     now: datetime | None = None,
+    problems: list[str] | None = None,
 ) -> dict[str, int]:
     """Profile every span that is closed and not profiled yet (or all from `begin` on), and keep it. Table -> spans.
 
-    The newest span that is known is profiled again: a late row may have come.
+    The newest span that is known is profiled again: a late row may have come. With `problems`, a table that can't be
+    profiled is said there, and the others are profiled; without, it is an error.
     """
     settings = settings or QualitySettings()
     seconds = settings.bucket_seconds
@@ -88,25 +92,44 @@ def profile_archive(
         for table in tables if tables is not None else archived_tables(endpoints, settings):
             first = begin if begin is not None else history.last(table)
             first = None if first is None else floor(first, seconds)
-            if first is not None and first >= end:
+            try:
                 counts[table] = 0
-                continue
-            with archive_rows(connection, endpoints, table, begin=first, end=end) as rows:
-                if rows is None:
-                    counts[table] = 0
-                    continue
-                found = profile(
-                    connection,
-                    rows,
-                    table=table,
-                    bucket_seconds=seconds,
-                    late_seconds=settings.late_seconds,
-                    begin=first,
-                    end=end,
-                )
-            history.add(found)
-            counts[table] = len(found["bucket"].unique())
+                if first is None or first < end:
+                    counts[table] = _profile_table(connection, endpoints, history, settings, table, first, end)
+            except CdcpipeError as error:
+                if problems is None:
+                    raise
+                problems.append(f"`{table}` can't be profiled: {error.message}")
     return counts
+
+
+def _profile_table(
+    connection: duckdb.DuckDBPyConnection,
+    endpoints: Endpoints,
+    history: History,
+    settings: QualitySettings,
+    table: str,
+    begin: datetime | None,
+    end: datetime,
+) -> int:
+    """Profile one table and keep it; how many spans that were."""
+    try:
+        with archive_rows(connection, endpoints, table, begin=begin, end=end) as rows:
+            if rows is None:
+                return 0
+            found = profile(
+                connection,
+                rows,
+                table=table,
+                bucket_seconds=settings.bucket_seconds,
+                late_seconds=settings.late_seconds,
+                begin=begin,
+                end=end,
+            )
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise EvidenceError(f"its rows can't be read: {str(error)[:300]}") from error
+    history.add(found)
+    return len(found["bucket"].unique())
 
 
 def learn_archive(
@@ -135,7 +158,7 @@ def check_archive(
     """
     settings = settings or QualitySettings()
     problems: list[str] = []
-    profile_archive(endpoints, history, settings, now=now)
+    profile_archive(endpoints, history, settings, now=now, problems=problems)
     judgements: tuple[Judgement, ...] = ()
     try:
         baseline = Baseline.load(history.baseline)
