@@ -10,9 +10,11 @@ import psycopg
 import pytest
 from tests.stack.describing import described
 
+from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import StackError
 from cdcpipe.settings import EndpointSettings, load_settings
 from cdcpipe.stack.belongings import traces
+from cdcpipe.stack.endpoints import SOURCE
 from cdcpipe.stack.existing import ExistingStack
 from cdcpipe.stack.local.stack import LocalStack
 
@@ -121,3 +123,31 @@ def test_what_a_test_made_in_somebody_elses_pipeline_is_gone_afterwards(
     after = traces(stack.endpoints, "")
     for what in ("tables", "types", "slots", "topics", "archive tables"):
         assert after.get(what) == before.get(what), what
+
+
+@pytest.mark.slow
+def test_a_pipeline_without_traffic_is_inconclusive_with_the_reason_on_top(
+    stack: LocalStack, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "cdcpipe.toml").write_text(described(stack), encoding="utf-8")
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.criterion("R1.1")
+        def test_it(pipeline, evidence):
+            evidence.figure("events", 1)
+    """)
+    with ConnectClient(stack.endpoints.connect_url, timeout_seconds=60) as client:
+        config = client.config(SOURCE)
+        client.deploy({**config, "table.include.list": r"public\..*"})  # all but the watermark
+        client.wait_until_running(SOURCE)
+        try:
+            done = pytester.runpytest_subprocess("--target", "existing", "-p", "no:cacheprovider")
+        finally:
+            client.deploy(config)
+            client.wait_until_running(SOURCE)
+    assert done.ret == 1
+    out = done.stdout.str()
+    assert "no traffic comes through this pipeline" in out
+    assert out.index("could not look at the pipeline") < out.index("R1.1  PostgreSQL")
+    done.stdout.fnmatch_lines(["*1 inconclusive, 6 not applicable, 28 not run*"])

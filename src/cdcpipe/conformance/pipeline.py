@@ -15,11 +15,11 @@ from psycopg import sql
 
 from cdcpipe.conformance.digests import digests_of
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import CdcpipeError, PostgresError
+from cdcpipe.errors import CdcpipeError, ConnectUnavailable, PostgresError, StackError
 from cdcpipe.settings import Settings
 from cdcpipe.stack.belongings import remove_tables
 from cdcpipe.stack.deploy import await_flow, ensure_topics
-from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
+from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.targets import ManagedStack
 from cdcpipe.workload.runner import Workload
 from cdcpipe.workload.shop import Shop
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cdcpipe.verify.settle import Settlement
 
 __all__ = ["Pipeline"]
+
+_PROBE_SECONDS = 45
 
 
 class Pipeline:
@@ -60,6 +62,16 @@ class Pipeline:
         return not hasattr(self.stack, "examine")
 
     def __enter__(self) -> Self:
+        """A pipeline that isn't ours must carry something before anything of it is judged."""
+        if not self.ours:
+            try:
+                self.probe(timeout_seconds=_PROBE_SECONDS)
+            except ConnectUnavailable as error:
+                raise StackError(
+                    f"no traffic comes through this pipeline: a row of {WATERMARK_TABLE} was not in Kafka within "
+                    f"{_PROBE_SECONDS} s",
+                    hint="does the source capture that table, and is its slot being read?",
+                ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
