@@ -5,6 +5,7 @@ The columns of `tests/unit/data/debezium-3.7.0-types.json`, in six sets of handl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from cdcpipe.connect.rest import ConnectClient
+from cdcpipe.errors import ConnectError
 from cdcpipe.schemas.catalog import Catalog
 from cdcpipe.schemas.connect_types import to_avro
 from cdcpipe.schemas.migration import plan_evolution
@@ -221,9 +223,12 @@ def test_a_default_that_avro_cannot_hold_stops_the_source_as_the_plan_warns(stac
                 config = _config(stack, prefix, "unregistrable", "confluent") | {"name": prefix}
                 connect.deploy(config)
                 deadline = time.monotonic() + 90
-                while (failure := connect.status(prefix).failure) is None:
+                failure = None
+                while failure is None:
                     assert time.monotonic() < deadline, "it was registered"
                     time.sleep(0.5)
+                    with contextlib.suppress(ConnectError):  # a new connector has no status yet
+                        failure = connect.status(prefix).failure
                 connect.delete(prefix)
                 connect.wait_until_gone(prefix)
             assert "error code: 42201" in failure
