@@ -34,6 +34,9 @@ test: venv ## the gate: unit, property, whole commands, real servers (about 10 m
 test-all: venv ## every test, the long ones too: migrations, differentials, damage (about an hour)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+gate: venv ## the 35 criteria of conformance/, on a new stack (about 10 minutes)
+	$(VENV)/bin/cdcpipe gate
+
 lint: venv ## ruff, mypy, codespell
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -43,4 +46,4 @@ lint: venv ## ruff, mypy, codespell
 bench: venv ## all benchmarks; JSON lines on stdout
 	@for f in benchmarks/bench_*.py; do $(VENV)/bin/python $$f || exit 1; done
 
-.PHONY: help venv lock demo test test-all lint bench
+.PHONY: help venv lock demo test test-all gate lint bench
