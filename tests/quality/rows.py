@@ -219,7 +219,7 @@ def _mojibake(rows: Rows, rng: np.random.Generator) -> Rows:
 
 def _late(rows: Rows, rng: np.random.Generator) -> Rows:
     arrived = rows.columns["cdcpipe_arrived_at"] + np.where(_some(rows, rng, 0.4), 20 * 60_000_000, 0)
-    return _with(rows, arrived_at=arrived)
+    return _with(rows, cdcpipe_arrived_at=arrived)
 
 
 def _negative(rows: Rows, rng: np.random.Generator) -> Rows:

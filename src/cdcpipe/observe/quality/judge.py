@@ -25,6 +25,8 @@ _ROWS_MIN = 10
 """Rows that a column's measure must have been taken of."""
 _MARGIN = 0.25
 """How far beyond all that was seen a measure must be, as a share of the range of what was seen."""
+_REACH = 12.0
+"""What was seen further away than so many times the scale was an anomaly itself, and excuses no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +186,9 @@ def _distance(usual: Series, value: float, count: int, at: datetime, before: Bef
     scale = math.hypot(usual.scale * math.sqrt(spans), _sampling(usual, expected, count), _floor(usual))
     off = now - expected
     share = 1.0 if kind.kind == "extreme" or usual.mode == "step" else _MARGIN
-    margin = share * max(usual.high - usual.low, _floor(usual))
-    beyond = not usual.low * spans - margin <= off <= usual.high * spans + margin
+    low, high = max(usual.low * spans, -_REACH * scale), min(usual.high * spans, _REACH * scale)
+    margin = share * max(high - low, _floor(usual))
+    beyond = not low - margin <= off <= high + margin
     matters = beyond and abs(off) >= _effect(usual)
     return _Distance(abs(off) / scale, matters, off > 0, expected, expected - 3 * scale, expected + 3 * scale)
 
