@@ -52,6 +52,10 @@ def told(facts: Iterable[Fact]) -> list[tuple[str, str, str, str]]:
             'a@shop LOG:  AUDIT: SESSION,1,1,READ,SELECT,TABLE,public.account,"select *\n\tfrom account",<not logged>',
             ("a", "pgaudit.read", "public.account", "ok"),
         ),
+        (  # as pgaudit 1.7 on PostgreSQL 15 wrote it, `pgaudit.log_relation` being off
+            'a@shop LOG:  AUDIT: SESSION,3,1,READ,SELECT,,,"SELECT *\n\t FROM account WHERE id=1",<not logged>',
+            ("a", "pgaudit.read", "shop", "ok"),
+        ),
     ],
 )
 def test_postgres_lines(text: str, expected: tuple[str, str, str, str]) -> None:
