@@ -52,7 +52,7 @@ def test_every_event_comes_from_a_transaction_of_this_postgresql(
         sources = [name for name in client.connectors() if client.status(name).type == "source"]
         prefix = pipeline.endpoints.topic_prefix
         writers = [name for name in sources if client.config(name).get("topic.prefix") == prefix]
-    evidence.figure("PostgreSQL", str(version).split(" on ")[0])
+    evidence.figure("server", str(version).split(" on ")[0])
     evidence.figure("system identifier", str(system))
     evidence.figure("events", len(found))
     evidence.figure("transactions that PostgreSQL has committed", sum(state == "committed" for state in states))

@@ -137,7 +137,7 @@ def test_a_failing_s3_is_tried_again_until_it_is_back(
     _figures(report, evidence)
     evidence.figure("outage of S3", round(outage, 1), "s")
     evidence.figure("committed meanwhile and around it", result.events)
-    evidence.figure("sink afterwards", "RUNNING" if status.running else status.state)
+    evidence.figure("sink afterwards", "RUNNING" if status.running else "FAILED")
     evidence.artefact("verification.json", report.to_json())
     assert status.running, f"the sink did not survive: {(status.failure or '').splitlines()[:1]}"
     _demand_settled(report)
