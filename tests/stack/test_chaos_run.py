@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from cdcpipe.chaos import ChaosPlan, run_chaos
+from cdcpipe.chaos.watching import Watcher
 from cdcpipe.errors import CdcpipeError
 from cdcpipe.faults import Journal, Kill, Pause
 from cdcpipe.faults.schedule import Schedule, Trigger
@@ -32,7 +34,8 @@ def started(stack: LocalStack, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "cdcpipe", "chaos", "run", "--schedule", "schedule.json", "--rate", "200"]
     command += ["--minutes", "2", "--target", str(stack.folder)]
     with (folder / "out").open("wb") as out:
-        runner = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+        environment = {**os.environ, "CDCPIPE_RUNS": str(folder / "runs")}
+        runner = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
     wait_until(
         lambda: runner.poll() is not None or stack.components["registry"].state() is ComponentState.PAUSED,
         what=lambda: (folder / "out").read_text(),
@@ -80,3 +83,19 @@ def test_ctrl_c_heals_what_is_broken(stack: LocalStack, tmp_path: Path) -> None:
     assert Journal.of_folder(stack.folder).open() == []
     assert stack.components["registry"].state() is ComponentState.READY
     assert os.listdir(tmp_path / "runs" / "chaos")
+
+
+def test_a_watcher_whose_process_dies_is_replaced_and_goes_on(stack: LocalStack) -> None:
+    def sampled() -> bool:
+        return any(sample.slot is not None and sample.slot.exists for sample in watcher.take())
+
+    with Watcher(stack.endpoints, slot=stack.settings.slot, prefixes=()) as watcher:
+        wait_until(sampled, what="a first sample", timeout_seconds=60, error=CdcpipeError)
+        for child in multiprocessing.active_children():
+            if child.name == "cdcpipe-watch":
+                child.kill()
+        wait_until(
+            lambda: watcher.take() == [] and watcher.deaths, what="a death", timeout_seconds=20, error=CdcpipeError
+        )
+        wait_until(sampled, what="a sample of its successor", timeout_seconds=60, error=CdcpipeError)
+    assert watcher.deaths == 1
