@@ -112,3 +112,72 @@ def test_data_is_still_there_after_the_pods_of_postgres_and_kafka_were_deleted(
     assert rows == (201,)
     assert before < after, f"{len(before - after)} records are gone"
     await_archived(pipeline, table, 201, timeout_seconds=120)
+
+
+@pytest.mark.criterion("R4.2")
+def test_the_cluster_is_kind_and_images_lie_in_containerds_store(pipeline: Pipeline, evidence: Evidence) -> None:
+    from cdcpipe.stack.kind.stack import KindStack
+
+    stack = pipeline.stack
+    if not isinstance(stack, KindStack):
+        evidence.inconclusive("this is no kind stack of ours")
+    node = stack.kube.node()
+    done = subprocess.run(
+        ["docker", "info", "--format", "{{json .DriverStatus}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    store = dict(json.loads(done.stdout or "[]") or []).get("driver-type", "the engine's own")
+    evidence.figure("node", f"{node.metadata.name}, Kubernetes {node.status.node_info.kubelet_version}")
+    evidence.figure("container runtime", str(node.status.node_info.container_runtime_version))
+    evidence.figure("provider", str(node.spec.provider_id))
+    evidence.figure("image store of the engine", str(store))
+    assert str(node.spec.provider_id).startswith("kind://"), f"the node is of {node.spec.provider_id}"
+    assert str(node.status.node_info.container_runtime_version).startswith("containerd://")
+    if "containerd" not in str(store):
+        evidence.inconclusive(f"the engine keeps images in {store} store, not in containerd's")
+
+
+@pytest.mark.criterion("R4.3")
+def test_postgresql_and_kafka_keep_their_data_when_their_pods_are_deleted(
+    pipeline: Pipeline, tables: dict[str, str], evidence: Evidence
+) -> None:
+    from cdcpipe.conformance.records import await_records, records
+    from cdcpipe.errors import ComponentFailed
+    from cdcpipe.stack.component import wait_until
+    from cdcpipe.stack.kind.stack import KindStack
+
+    stack, table = pipeline.stack, tables["traced"]
+    if not isinstance(stack, KindStack):
+        evidence.inconclusive("this is no kind stack of ours")
+    pods = {"postgres": "postgres-0", "kafka-1": "kafka-1"}
+    names = {each.metadata.name for each in stack.kube.pods()}
+    pods = {name: pod if pod in names else f"{pod}-0" for name, pod in pods.items()}
+    claims = {}
+    for name, pod in pods.items():
+        found = stack.kube.pod(pod)
+        volumes = [] if found is None else found.spec.volumes
+        claims[name] = [each.persistent_volume_claim.claim_name for each in volumes if each.persistent_volume_claim]
+    pipeline.execute(f"INSERT INTO {table} SELECT i, 'kept' FROM generate_series(2001, 2020) i")
+    before = len(await_records(pipeline, table, 20))
+    for name, pod in pods.items():
+        stack.kube.delete_pod(pod, force=True)
+        wait_until(
+            lambda name=name: stack.components[name].readiness().ready,  # type: ignore[misc]
+            what=f"`{name}` ready in a new pod",
+            timeout_seconds=180,
+            interval_seconds=1,
+            error=lambda text, name=name: ComponentFailed(name, text),  # type: ignore[misc]
+        )
+    with pipeline.sql() as connection:
+        rows = (connection.execute(f"SELECT count(*) FROM {table} WHERE id > 2000").fetchone() or [0])[0]
+    pipeline.revive()
+    after = len(records(pipeline, table))
+    evidence.figure("claims", ", ".join(claim for each in claims.values() for claim in each) or "none")
+    evidence.figure("rows in PostgreSQL before and after", f"20, {rows}")
+    evidence.figure("records in Kafka before and after", f"{before}, {after}")
+    assert all(claims.values()), f"no volume claim: {[name for name, each in claims.items() if not each]}"
+    assert rows == 20
+    assert after >= before

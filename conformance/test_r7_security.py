@@ -176,3 +176,78 @@ def test_access_and_modification_stand_in_the_audit_trail(
     assert result.problems == {}, f"a source of the trail could not be read: {result.problems}"
     assert result.whole, "the trail's chain of hashes is broken"
     assert result.tampering_found, "an entry was altered, and the chain of hashes did not show it"
+
+
+@pytest.mark.criterion("R7.1")
+def test_credentials_are_kubernetes_secrets_and_stand_nowhere_else(pipeline: Pipeline, evidence: Evidence) -> None:
+    from cdcpipe.stack.kind.stack import KindStack
+
+    stack, endpoints = pipeline.stack, pipeline.endpoints
+    if not isinstance(stack, KindStack):
+        evidence.inconclusive("this is no kind stack of ours")
+    credentials = {str(role.password) for role in endpoints.postgres.roles.values()}
+    credentials |= {str(endpoints.s3.secret_access_key)} if endpoints.s3.secret_access_key else set()
+    if endpoints.catalog is not None:
+        credentials |= {str(role.password) for role in endpoints.catalog.postgres.roles.values()}
+    pods = stack.kube.pods()
+    with pipeline.connect() as client:
+        configs = {name: client.config(name) for name in client.connectors()}
+    places = {
+        **{f"pod {pod.metadata.name}": str(pod.to_dict()) for pod in pods},
+        **{f"set {item.metadata.name}": str(item.to_dict()) for item in stack.kube.sets()},
+        **{f"connector {name}": str(config) for name, config in configs.items()},
+        "ConfigMap cdcpipe-plan": str(stack.kube.config_map("cdcpipe-plan")),
+    }
+    plain = [place for place, text in places.items() if any(each and each in text for each in credentials)]
+    secrets = stack.kube.secret("pipeline") or {}
+    evidence.figure("Secret `pipeline` holds", ", ".join(sorted(secrets)) or "nothing")
+    evidence.figure("credentials", len(credentials))
+    evidence.figure("places looked at", len(places))
+    evidence.figure("places with a credential in plain", len(plain))
+    assert secrets, "there is no Secret for the pipeline"
+    assert plain == [], f"{plain[0]} holds a credential"
+
+
+@pytest.mark.criterion("R7.4")
+def test_access_to_s3_is_by_a_role_that_may_do_what_it_needs_and_no_more(
+    pipeline: Pipeline, evidence: Evidence
+) -> None:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    s3 = pipeline.endpoints.s3
+    if s3.url is not None and not s3.url.rstrip("/").endswith(".amazonaws.com"):
+        evidence.not_applicable(f"this pipeline writes to an S3 server of its own, {s3.url}: it has no IAM")
+    session = boto3.session.Session(region_name=s3.region)
+    found = session.get_credentials()
+    method = "none" if found is None else str(found.method)
+    evidence.figure("credentials come from", method)
+    client = session.client("s3")
+
+    def allowed(call: str, **arguments: object) -> bool:
+        try:
+            getattr(client, call)(**arguments)
+        except ClientError as error:
+            return error.response["Error"]["Code"] not in ("AccessDenied", "403", "AllAccessDisabled")
+        return True
+
+    mark = f"cdcpipe-conformance-{pipeline.token}"
+    try:
+        may = {"list its bucket": allowed("list_objects_v2", Bucket=s3.bucket, MaxKeys=1)}
+        may_not = {
+            "list all buckets": allowed("list_buckets"),
+            "read the bucket's policy": allowed("get_bucket_policy", Bucket=s3.bucket),
+            "write outside of the warehouse": allowed("put_object", Bucket=s3.bucket, Key=mark, Body=b""),
+        }
+        if may_not["write outside of the warehouse"]:
+            client.delete_object(Bucket=s3.bucket, Key=mark)
+    except BotoCoreError as error:
+        evidence.inconclusive(f"AWS can't be asked: {error}")
+    finally:
+        client.close()
+    for what, answer in {**may, **may_not}.items():
+        evidence.figure(what, "allowed" if answer else "denied")
+    assert s3.access_key_id is None, "a long-lived key is used, not a role"
+    assert "role" in method, f"credentials come from {method}"
+    assert all(may.values()), "the role may not do what the pipeline needs"
+    assert not any(may_not.values()), f"the role may {next(what for what, answer in may_not.items() if answer)}"
