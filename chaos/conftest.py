@@ -146,7 +146,7 @@ def found(chaos_session: Chaos) -> Callable[[str, ChaosPlan], ChaosResult]:
     def run(name: str, plan: ChaosPlan) -> ChaosResult:
         bug = BUGS[name]
         result = chaos_session.run(replace(plan, bug=name, name=f"bug-{name}"))
-        named = set(result.anomalies)
+        named = {*result.anomalies, *(each.partition("@")[0] for each in result.anomalies)}
         assert result.verdict is Verdict.FAIL, f"`{name}` was not found: {result.sentence()} ({result.run})"
         assert named & set(bug.expects), f"`{name}` was found as {sorted(named)}, not {bug.expects} ({result.run})"
         return result
