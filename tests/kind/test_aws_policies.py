@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hcl2
 import pytest
 from botocore.exceptions import ClientError
 from tests.kind.web_identity import Issuer, Server, facts_of, policy, server
@@ -148,6 +147,7 @@ def test_the_bucket_refuses_puts_that_ask_for_no_encryption_or_another(s3: Serve
 
 def _module() -> dict[str, dict[str, Any]]:
     """`type.name` -> arguments of each resource."""
+    hcl2: Any = pytest.importorskip("hcl2", reason="needs python-hcl2, which reads Terraform's language")
     found = {}
     for file in sorted(AWS.glob("*.tf")):
         with file.open(encoding="utf-8") as text:
@@ -156,10 +156,6 @@ def _module() -> dict[str, dict[str, Any]]:
                     for name, arguments in named.items():
                         found[f"{kind.strip(chr(34))}.{name.strip(chr(34))}"] = arguments
     return found
-
-
-def _plain(value: object) -> object:
-    return value.strip('"') if isinstance(value, str) else value
 
 
 def test_the_module_makes_no_access_key_and_no_public_bucket() -> None:
