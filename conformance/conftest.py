@@ -22,7 +22,7 @@ TABLES = {
     "repaired": "id int PRIMARY KEY, note text NOT NULL",
     "audited": "id int PRIMARY KEY, note text NOT NULL",
     "encrypted": "id int PRIMARY KEY, note text NOT NULL",
-    "quality": "id int PRIMARY KEY, amount numeric(12,2) NOT NULL, note text",
+    "quality": "id bigint PRIMARY KEY, amount bigint NOT NULL, note text",
 }
 
 
