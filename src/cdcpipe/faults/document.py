@@ -12,14 +12,19 @@ from pathlib import Path
 
 from cdcpipe.faults.fault import Fault, kinds
 
-__all__ = ["BEGIN", "END", "documented", "table"]
+__all__ = ["BEGIN", "END", "documented", "own_kinds", "table"]
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def table() -> str:
     """A Markdown section for each fault: what it does, its values, where it is supported, what it provokes."""
-    return "\n".join(_section(name, kind) for name, kind in kinds().items())
+    return "\n".join(_section(name, kind) for name, kind in own_kinds().items())
+
+
+def own_kinds() -> dict[str, type[Fault]]:
+    """The kinds of this package: a user of it may have registered more."""
+    return {name: kind for name, kind in kinds().items() if kind.__module__.startswith("cdcpipe.faults.")}
 
 
 def documented(page: str) -> str:
