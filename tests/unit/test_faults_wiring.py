@@ -9,7 +9,7 @@ import pytest
 
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, Role, S3Endpoint, Secret
 from cdcpipe.stack.local.links import Wiring
-from cdcpipe.stack.local.state import Plan, port_names
+from cdcpipe.stack.local.state import Plan, Wanted, port_names
 from cdcpipe.stack.pipeline import PipelineSettings
 
 
@@ -93,7 +93,7 @@ def test_a_broker_advertises_proxies_and_finds_other_controllers_through_theirs(
 
 def test_a_plan_keeps_that_it_is_proxied_and_an_older_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "stack.json"
-    Plan.new(brokers=1, versions={}, fixed_ports={}, proxied=True).save(path)
+    Plan.new(Wanted(proxied=True)).save(path)
     plan = Plan.load(path)
     assert plan is not None
     assert plan.proxied

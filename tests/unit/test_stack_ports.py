@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from cdcpipe.errors import PortTaken, UsageError
-from cdcpipe.stack.local.state import Plan, claim_ports, port_names
+from cdcpipe.stack.local.state import Plan, Wanted, claim_ports, port_names
 
 
 def test_all_ports_of_a_stack_differ() -> None:
@@ -54,6 +54,6 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 def test_a_plan_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("plan") / "stack.json"
-    plan = Plan.new(brokers=3, versions={"debezium": "3.6.0.Final"}, fixed_ports={})
+    plan = Plan.new(Wanted(brokers=3, versions={"debezium": "3.6.0.Final"}))
     plan.save(path)
     assert Plan.load(path) == plan

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from cdcpipe.errors import DiskFull, MachineError, StackBusy, StackError, StackNotRunning, UsageError
+from cdcpipe.errors import DiskFull, MachineError, StackBusy, StackError, StackNotRunning
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, Notice, PhaseFinished, PhaseStarted, ignore
 from cdcpipe.stack import jmx
 from cdcpipe.stack.artefacts import Bundle, Store
@@ -39,7 +39,7 @@ from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.process import LocalProcess, processes_below
 from cdcpipe.stack.local.registry import ApicurioRegistry
 from cdcpipe.stack.local.s3 import SeaweedS3
-from cdcpipe.stack.local.state import Credentials, Plan, claim_ports, port_names
+from cdcpipe.stack.local.state import Credentials, Plan, Wanted
 from cdcpipe.stack.pipeline import PLUGINS, AvroConverterName, PipelineSettings, SecretPlaces, secret_values, worker
 
 __all__ = ["LocalStack"]
@@ -190,7 +190,7 @@ class LocalStack:
         stopped again, and the data stays.
         """
         with self._exclusive():
-            self._make_plan(brokers, dict(ports or {}), dict(versions or {}), observed, proxied, converter)
+            self._make_plan(Wanted(brokers, dict(ports or {}), dict(versions or {}), observed, proxied, converter))
             started: list[LocalProcess] = []
             try:
                 self._phase("artefacts", "artefacts", self._prepare_artefacts)
@@ -265,65 +265,19 @@ class LocalStack:
 
     # The plan -------------------------------------------------------------------------------------
 
-    def _make_plan(
-        self,
-        brokers: int | None,
-        ports: dict[str, int],
-        versions: dict[str, str],
-        observed: bool | None,
-        proxied: bool | None,
-        converter: AvroConverterName | None,
-    ) -> None:
+    def _make_plan(self, wanted: Wanted) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < _FREE_BYTES_MIN:
             raise DiskFull(
                 f"`{self.folder}` has {free / 1024**2:.0f} MB left; a stack needs 2 GB at least",
                 hint="make room, or use a folder on another disk with `--stack`",
             )
-        if self._plan is None:
-            if brokers not in (None, 1, 3):
-                raise UsageError(f"a stack has 1 or 3 brokers, not {brokers}")
-            flags = {"observed": bool(observed), "proxied": bool(proxied)}
-            kind = converter or "confluent"
-            self._plan = Plan.new(brokers=brokers or 1, versions=versions, fixed_ports=ports, converter=kind, **flags)
-        else:
-            if converter not in (None, self._plan.converter):
-                raise UsageError(
-                    f"this stack uses {self._plan.converter}'s Avro converter; that can't be changed later",
-                    hint="`cdcpipe down --purge` first, or use another folder with `--stack`",
-                )
-            flags = {
-                "observed": self._plan.observed if observed is None else observed,
-                "proxied": self._plan.proxied if proxied is None else proxied,
-            }
-            self._plan = self._changed_plan(self._plan, brokers, ports, versions, flags)
+        self._plan = (
+            Plan.new(wanted) if self._plan is None else self._plan.changed(wanted, running=bool(self.running()))
+        )
         self._plan.save(self.folder / "stack.json")
         for name in ("components", "spares"):
             self.__dict__.pop(name, None)
-
-    def _changed_plan(
-        self, plan: Plan, brokers: int | None, ports: dict[str, int], versions: dict[str, str], flags: dict[str, bool]
-    ) -> Plan:
-        if brokers not in (None, plan.brokers):
-            raise UsageError(
-                f"this stack has {plan.brokers} broker(s); a number can't be changed later",
-                hint="`cdcpipe down --purge` first, or use another folder with `--stack`",
-            )
-        running = self.running()
-        if running:
-            changed = {n: v for n, v in versions.items() if plan.versions.get(n) != v}
-            moved = {n: p for n, p in ports.items() if plan.ports.get(n) != p}
-            if changed or moved or flags != {"observed": plan.observed, "proxied": plan.proxied}:
-                raise UsageError(
-                    "versions, ports, `--observed` and `--proxied` can't change while the stack runs",
-                    hint="`cdcpipe down` first",
-                )
-            return plan
-        fixed = {**plan.fixed_ports, **ports}
-        claimed = claim_ports(port_names(plan.brokers, **flags), fixed, plan.ports)
-        return Plan(
-            plan.brokers, versions or plan.versions, plan.cluster_id, claimed, fixed, converter=plan.converter, **flags
-        )
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:

@@ -11,7 +11,7 @@ import secrets
 import socket
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from cdcpipe.errors import PortTaken, StackError, UsageError
 from cdcpipe.stack.endpoints import Role, Secret
 from cdcpipe.stack.pipeline import AvroConverterName
 
-__all__ = ["Credentials", "Plan", "claim_ports", "port_names"]
+__all__ = ["Credentials", "Plan", "Wanted", "claim_ports", "port_names"]
 
 _SCHEMA = "cdcpipe.stack/1"
 # Below the range from which Linux takes ports for outgoing connections: nothing takes one of these by chance.
@@ -67,6 +67,18 @@ def port_names(brokers: int, *, observed: bool = False, proxied: bool = False) -
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call of `up` wants of the stack: None, and what a dict doesn't name, stay as they are."""
+
+    brokers: int | None = None
+    ports: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    observed: bool | None = None
+    proxied: bool | None = None
+    converter: AvroConverterName | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a stack is built: fixed at its first start, but for ports that somebody else took meanwhile."""
 
@@ -83,22 +95,51 @@ class Plan:
     """Whose Avro converter its connectors use."""
 
     @classmethod
-    def new(
-        cls,
-        *,
-        brokers: int,
-        versions: dict[str, str],
-        fixed_ports: Mapping[str, int],
-        observed: bool = False,
-        proxied: bool = False,
-        converter: AvroConverterName = "confluent",
-    ) -> Plan:
-        """A plan for a new stack, with free ports."""
+    def new(cls, wanted: Wanted) -> Plan:
+        """A plan for a new stack, with free ports. Raises `UsageError` for a number of brokers that can't be."""
+        brokers = wanted.brokers or 1
+        if brokers not in (1, 3):
+            raise UsageError(f"a stack has 1 or 3 brokers, not {brokers}")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if cluster.startswith("-"):  # the storage tool would take it for an option
             cluster = f"A{cluster[1:]}"
-        ports = claim_ports(port_names(brokers, observed=observed, proxied=proxied), fixed_ports, {})
-        return cls(brokers, versions, cluster, ports, dict(fixed_ports), observed, proxied, converter)
+        observed, proxied = bool(wanted.observed), bool(wanted.proxied)
+        ports = claim_ports(port_names(brokers, observed=observed, proxied=proxied), wanted.ports, {})
+        converter = wanted.converter or "confluent"
+        return cls(brokers, wanted.versions, cluster, ports, wanted.ports, observed, proxied, converter)
+
+    def changed(self, wanted: Wanted, *, running: bool) -> Plan:
+        """This plan with what is `wanted` of it. Raises `UsageError` for what can't change, now or ever."""
+        for given, fixed, what in (
+            (wanted.brokers, self.brokers, f"has {self.brokers} broker(s)"),
+            (wanted.converter, self.converter, f"uses {self.converter}'s Avro converter"),
+        ):
+            if given not in (None, fixed):
+                raise UsageError(
+                    f"this stack {what}; that can't be changed later",
+                    hint="`cdcpipe down --purge` first, or use another folder with `--stack`",
+                )
+        observed = self.observed if wanted.observed is None else wanted.observed
+        proxied = self.proxied if wanted.proxied is None else wanted.proxied
+        if running:
+            changed = any(self.versions.get(name) != version for name, version in wanted.versions.items())
+            moved = any(self.ports.get(name) != port for name, port in wanted.ports.items())
+            if changed or moved or (observed, proxied) != (self.observed, self.proxied):
+                raise UsageError(
+                    "versions, ports, `--observed` and `--proxied` can't change while the stack runs",
+                    hint="`cdcpipe down` first",
+                )
+            return self
+        fixed_ports = {**self.fixed_ports, **wanted.ports}
+        names = port_names(self.brokers, observed=observed, proxied=proxied)
+        return replace(
+            self,
+            versions=wanted.versions or self.versions,
+            ports=claim_ports(names, fixed_ports, self.ports),
+            fixed_ports=fixed_ports,
+            observed=observed,
+            proxied=proxied,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Plan | None:
