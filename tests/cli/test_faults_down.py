@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdcpipe.faults import DiskFull, Journal, Pause
-from cdcpipe.stack.local.state import Plan
+from cdcpipe.stack.local.state import Plan, Wanted
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="needs Linux and root, to mount a small file system"
@@ -24,7 +24,7 @@ def _down(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def _left_by_a_dead_run(folder: Path) -> Path:
     """A stack that isn't running, one component's files on a small file system, and the journal that says so."""
-    Plan.new(brokers=1, versions={}, fixed_ports={}).save(folder / "stack.json")
+    Plan.new(Wanted()).save(folder / "stack.json")
     broker = folder / "kafka-1"
     broker.mkdir()
     (broker / "data").write_text("kept", encoding="utf-8")
@@ -62,7 +62,7 @@ def test_a_purge_leaves_no_mount_behind(tmp_path: Path) -> None:
 
 
 def test_down_while_somebody_breaks_the_stack_says_who(tmp_path: Path) -> None:
-    Plan.new(brokers=1, versions={}, fixed_ports={}).save(tmp_path / "stack.json")
+    Plan.new(Wanted()).save(tmp_path / "stack.json")
     Journal.of_folder(tmp_path).opened(Pause("kafka-1"), {"components": ["kafka-1"]})
     done = _down(tmp_path)
     assert done.returncode == 2
