@@ -115,7 +115,10 @@ def test_a_fault_ends_early_when_it_is_told_to(sleepers: SmallStack, journal: Jo
 
 
 def test_an_unknown_component_is_a_usage_error_with_the_known_names(sleepers: SmallStack, journal: Journal) -> None:
-    with pytest.raises(UsageError, match="no component `konnect`") as caught, Kill("konnect").applied(sleepers, journal):
+    with (
+        pytest.raises(UsageError, match="no component `konnect`") as caught,
+        Kill("konnect").applied(sleepers, journal),
+    ):
         pass
     assert "did you mean `connect`? there are: kafka-1, kafka-2, connect, every broker" in (caught.value.hint or "")
     assert journal.open() == []

@@ -60,7 +60,6 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; one that may change something is noted in the audit trail, before and after."""
         from cdcpipe.observe.audit.verbs import reads_only
@@ -73,6 +72,7 @@ class _LazyGroup(click.Group):
         with recorded(words):
             return super().invoke(ctx)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
