@@ -322,7 +322,7 @@ DEPENDENT = {"postgres": {"registry"}, "kafka-1": {"connect"}}
     [
         "s3",
         pytest.param("registry", marks=pytest.mark.slow),
-        "connect",
+        pytest.param("connect", marks=pytest.mark.slow),
         pytest.param("kafka-1", marks=pytest.mark.slow),
         pytest.param("postgres", marks=pytest.mark.slow),
     ],
