@@ -9,18 +9,15 @@ pytest chaos/known_bugs                      the suite's own teeth: each bug mus
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdcpipe.chaos import ChaosPlan, ChaosResult, run_chaos
 from cdcpipe.chaos.bugs import BUGS, Bug, apply, take_out
-from cdcpipe.chaos.run import bring_up, heal_left
+from cdcpipe.chaos.run import bring_up, heal_left, own_stack
 from cdcpipe.chaos.scenarios import scenario_plan
 from cdcpipe.errors import CdcpipeError
 from cdcpipe.events import Event, Notice, PhaseFinished
@@ -52,7 +49,6 @@ class Chaos:
         self.seed = seed
         self.seconds = seconds
         self._settings = settings
-        self._folder = Path(tempfile.mkdtemp(prefix="cdcpipe-chaos-", dir="/var/tmp"))
         self._stack: LocalStack | None = None
         self._shape: tuple[object, ...] = ()
 
@@ -70,9 +66,7 @@ class Chaos:
         stack = self._stack
         if stack is None or fresh or shape != self._shape:
             self.drop()
-            stack = self._stack = LocalStack(
-                self._folder / "stack", cache=self._settings.cache, maven_mirror=self._settings.maven_mirror
-            )
+            stack = self._stack = own_stack(self._settings, _tell)
             self._shape = shape
             bring_up(plan, stack)
         elif bug is not None:
@@ -103,10 +97,6 @@ class Chaos:
             self._stack.down(purge=True)
         self._stack = None
 
-    def close(self) -> None:
-        self.drop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
 
 def _tell(event: Event) -> None:
     """What pytest shows of a failed test: phases and faults."""
@@ -130,7 +120,7 @@ def chaos_session(pytestconfig: pytest.Config) -> Iterator[Chaos]:
     try:
         yield session
     finally:
-        session.close()
+        session.drop()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def run_chaos(
     run = _new_run(settings.runs)
     (run / "plan.json").write_text(plan.dumps(), encoding="utf-8")
     own = stack is None
-    target = stack or _own_stack(settings, listener)
+    target = stack or own_stack(settings, listener)
     done = False
     try:
         if own:
@@ -107,7 +107,8 @@ def heal_left(stack: LocalStack, listener: Listener) -> None:
         )
 
 
-def _own_stack(settings: Settings, listener: Listener) -> LocalStack:
+def own_stack(settings: Settings, listener: Listener) -> LocalStack:
+    """A new stack beside the user's own, in a folder of a fixed name; what an earlier run left there is removed."""
     folder = settings.stack.with_name(f"{settings.stack.name}-chaos")
     stack = LocalStack(folder, cache=settings.cache, maven_mirror=settings.maven_mirror, listener=listener)
     if stack.exists or folder.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,11 +172,16 @@ def _execute(plan: ChaosPlan, *, target: str, keep: bool, as_json: bool) -> None
     from cdcpipe.settings import load_settings
 
     listener = progress(quiet=as_json)
+    signal.signal(signal.SIGTERM, _interrupt)  # `timeout` and CI send it: what is broken is healed then too
     if target != "local" and not Path(target).is_dir():
         raise click.UsageError(f"`--target {target}`: neither `local` nor the folder of a local stack that is up")
     stack = None if target == "local" else open_stack(Path(target), listener)
     result = run_chaos(plan, load_settings(), stack=stack, keep=keep, listener=listener)
     _show(result, as_json=as_json)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _show(result: ChaosResult, *, as_json: bool) -> None:
