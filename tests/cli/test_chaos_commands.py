@@ -23,7 +23,7 @@ def test_the_same_seed_gives_the_same_plan_byte_for_byte(tmp_path: Path) -> None
     plan = json.loads(first.stdout)
     assert (plan["seed"], plan["seconds"], plan["brokers"]) == (11, 300, 3)
     assert len(plan["schedule"]["steps"]) >= 4
-    assert list(tmp_path.iterdir()) == []
+    assert {each.name for each in tmp_path.iterdir()} <= {".cdcpipe.audit"}  # no run, no stack
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ READING: Final[frozenset[tuple[str, ...]]] = frozenset(
         *("monitor", "top"),
     )
 ) | {
+    ("chaos", "kinds"),
+    ("chaos", "report"),
     ("dlq", "list"),
     ("dlq", "show"),
     ("schema", "plan"),
