@@ -152,6 +152,12 @@ def _finished(folder: Path, code: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("facts", {}).get("interrupted"):
         raise KeyboardInterrupt
+    if code < 0:
+        raise CdcpipeError(
+            f"the suite's process was ended by signal {-code}: there is no verdict",
+            hint="a stack that it had made may still run: `cdcpipe down --purge --stack` with the folder "
+            "/var/tmp/cdcpipe-stack-*/stack",
+        )
     if code not in (0, 1) or not found:
         kind = CdcpipeError if code == 3 else MachineError
         raise kind(f"the suite did not come to its end (pytest's exit code {code})", hint="its own words are above")
