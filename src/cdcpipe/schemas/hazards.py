@@ -75,7 +75,7 @@ def _hazards(
 
 
 def _defaults_no_schema_can_hold(effect: Effect, after: Catalog) -> Iterator[Hazard]:
-    """JSON has no NaN, so Avro has no such default: Confluent's registry parses, and answers 42201."""
+    """JSON has no NaN. Avro's parser takes it as text for a float, not for a union with null: a registry says 42201."""
     table = after.tables.get(effect.table)
     if table is None or effect.code not in ("create-table", "add-column", "set-default"):
         return
@@ -92,11 +92,12 @@ def _defaults_no_schema_can_hold(effect: Effect, after: Catalog) -> Iterator[Haz
                 "refuses it through its Confluent API (42201), and the connector stops; Confluent's registry takes it. "
                 "Drop the default, or use Apicurio's converter (`cdcpipe up --converter apicurio`)",
             )
-        if literal in _NOT_IN_JSON and column.type.name in ("float4", "float8"):
+        optional = not column.not_null and column.name not in table.primary_key
+        if literal in _NOT_IN_JSON and optional and column.type.name in ("float4", "float8"):
             yield Hazard(
                 "default-not-in-avro",
-                f"{effect.table}.{column.name}: no Avro schema has the default {literal}; the registry refuses to "
-                "register it (42201), and the connector stops. Use a nullable column without a default",
+                f"{effect.table}.{column.name}: no Avro union has the default {literal}; the registry refuses to "
+                "register it (42201), and the connector stops. Make the column NOT NULL, or drop the default",
             )
 
 
