@@ -142,4 +142,5 @@ def test_a_demo_of_wrong_values_starts_nothing(tmp_path: Path, arguments: tuple[
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    # That it was tried is noted in the audit trail.
+    assert [path.name for path in tmp_path.iterdir()] == [".cdcpipe.audit"]
