@@ -8,6 +8,7 @@ control group of their own, and its clock is its own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -117,10 +118,13 @@ class DiskFull(ComponentFault):
             folder = Path(name)
             if not os.path.ismount(folder):
                 raise FaultError(f"`{folder}` is no file system of its own: it won't be filled")
-            with (folder / _BALLAST).open("wb") as ballast, contextlib.suppress(OSError):
-                while True:  # until ENOSPC
-                    ballast.write(bytes(_MB))
-                    ballast.flush()
+            try:
+                with (folder / _BALLAST).open("wb", buffering=0) as ballast:
+                    while True:  # until it is full; a component that writes much may have filled it itself by now
+                        ballast.write(bytes(_MB))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
     def effect(self, stack: Stack, trace: Trace) -> str | None:
         for name in trace["folders"]:
