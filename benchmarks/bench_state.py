@@ -57,7 +57,7 @@ def make_table(postgres: Postgres, rows: int) -> int:
     with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
         connection.execute("CREATE TABLE big (id bigint PRIMARY KEY, amount numeric(12,2), note text, at timestamptz)")
         connection.execute(
-            "INSERT INTO big SELECT g, (g * 7919) %% 100000000 / 100.0, 'row ' || g, "
+            "INSERT INTO big SELECT g, (g::bigint * 7919) %% 100000000 / 100.0, 'row ' || g, "
             "to_timestamp(1767225600 + g) FROM generate_series(0, %s) g",
             [rows - 1],
         )
