@@ -78,3 +78,4 @@ def stack() -> Iterator[LocalStack]:
     finally:
         if not kept:
             local.down(purge=True)
+            shutil.rmtree(folder.with_name(f"{folder.name}.audit"), ignore_errors=True)
