@@ -18,7 +18,16 @@ from cdcpipe.events import Downloading, Event, Listener, ignore
 if TYPE_CHECKING:
     from cdcpipe.stack.local.stack import LocalStack
 
-__all__ = ["echo_json", "heal_faults", "interactive", "open_stack", "pairs", "progress", "stack_option"]
+__all__ = [
+    "any_target_option",
+    "echo_json",
+    "heal_faults",
+    "interactive",
+    "open_stack",
+    "pairs",
+    "progress",
+    "stack_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +39,17 @@ def stack_option(function: F) -> F:
         "stack_folder",
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder of the stack (CDCPIPE_STACK; default .cdcpipe).",
+    )(function)
+
+
+def any_target_option(function: F) -> F:
+    """`--target`, of commands that work on every kind of pipeline."""
+    return click.option(
+        "--target",
+        type=click.Choice(["local", "containers", "kind", "existing"]),
+        default="local",
+        show_default=True,
+        help="Which pipeline.",
     )(function)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from cdcpipe.cli._shared import any_target_option
+
 
 @click.command(
     epilog="""\b
@@ -28,13 +30,7 @@ Exit codes: 0 every criterion that applies holds (or is waived), 1 a criterion i
 needless, 2 usage or environment, 3 not everything could be judged.
 """
 )
-@click.option(
-    "--target",
-    type=click.Choice(["local", "containers", "kind", "existing"]),
-    default="local",
-    show_default=True,
-    help="Which pipeline.",
-)
+@any_target_option
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

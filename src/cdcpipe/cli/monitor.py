@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdcpipe.cli._shared import stack_option
+from cdcpipe.cli._shared import any_target_option, stack_option
 
 if TYPE_CHECKING:
     from cdcpipe.settings import MonitorSettings
@@ -32,13 +32,7 @@ As a container's entry point, by environment: CDCPIPE_MONITOR__LISTEN=0.0.0.0:94
 """
 )
 @stack_option
-@click.option(
-    "--target",
-    type=click.Choice(["local", "containers", "kind", "existing"]),
-    default="local",
-    show_default=True,
-    help="Which pipeline.",
-)
+@any_target_option
 @click.option("--listen", metavar="HOST:PORT", help="Where page and metrics are. Default: the stack's own port.")
 @click.option("--with-prometheus", is_flag=True, help="Run Prometheus and Alertmanager beside the local stack.")
 @click.option("--webhook", metavar="URL", help="With --with-prometheus: where notifications go.")

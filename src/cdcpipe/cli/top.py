@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cdcpipe.cli._shared import echo_json, stack_option
+from cdcpipe.cli._shared import any_target_option, echo_json, stack_option
 
 
 @click.command(
@@ -23,13 +23,7 @@ Examples:
 """
 )
 @stack_option
-@click.option(
-    "--target",
-    type=click.Choice(["local", "containers", "kind", "existing"]),
-    default="local",
-    show_default=True,
-    help="Which pipeline.",
-)
+@any_target_option
 @click.option("--url", metavar="URL", help="The page of a running `cdcpipe monitor`.")
 @click.option("--once", is_flag=True, help="Show it once, and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print one JSON object.")
