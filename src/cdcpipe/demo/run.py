@@ -26,7 +26,6 @@ from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.settings import Settings
-from cdcpipe.stack.deploy import await_flow
 from cdcpipe.stack.endpoints import WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify.judge import events as verify_events
@@ -163,7 +162,7 @@ def _warm_up(plan: DemoSettings, endpoints: Endpoints, shop: Shop) -> None:
     work = Workload(endpoints.postgres, shop, rate=plan.rate, seconds=seconds, connections=plan.connections)
     with work:
         work.wait()
-    await_flow(endpoints, archive=False, timeout_seconds=300)  # the measured part begins without a backlog
+    settle(endpoints, timeout_seconds=300)  # the measured part begins without a backlog, in the log or of the sink
 
 
 def _load(
