@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 
 help: ## show this help
-	@awk 'BEGIN{FS=":.*## "} /^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN{FS=":.*## "} /^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.ready ## make .venv from the lock file
 
@@ -34,6 +34,10 @@ test: venv ## the gate: unit, property, whole commands, real servers (about 10 m
 test-all: venv ## every test, the long ones too: migrations, differentials, damage (about an hour)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+test-spark: venv ## the checks on Spark too; installs it (430 MB), wants a Java 17 or 21 in JAVA_HOME
+	$(VENV)/bin/python -m pip install -q "pyspark>=4.0"
+	$(VENV)/bin/python -m pytest tests/quality/test_verify_spark.py $(PYTEST_ARGS)
+
 gate: venv ## the 35 criteria of conformance/, on a new stack (about 10 minutes)
 	$(VENV)/bin/cdcpipe gate
 
@@ -46,4 +50,4 @@ lint: venv ## ruff, mypy, codespell
 bench: venv ## all benchmarks; JSON lines on stdout
 	@for f in benchmarks/bench_*.py; do $(VENV)/bin/python $$f || exit 1; done
 
-.PHONY: help venv lock demo test test-all gate lint bench
+.PHONY: help venv lock demo test test-all test-spark gate lint bench

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -19,6 +19,23 @@ from cdcpipe.stack.local.postgres import Postgres, new_role
 from cdcpipe.stack.local.stack import LocalStack
 
 _numbers = itertools.count(1)
+_TOLD_LINES = 25
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed on the session's stack shows the last errors of each component: the stack is gone after it."""
+    report = yield
+    local = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and isinstance(local, LocalStack):
+        for name, component in local.components.items():
+            lines = component.log_tail(20_000)
+            found = [line[:300] for line in lines if any(word in line for word in (" ERROR ", "FATAL", "Caused by: "))]
+            if found:
+                report.sections.append((f"errors of {name}", "\n".join(found[-_TOLD_LINES:])))
+    return report
 
 
 def _free_port() -> int:

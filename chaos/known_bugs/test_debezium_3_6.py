@@ -2,8 +2,8 @@
 it has not sent yet for done. Connector and task say RUNNING throughout.
 
 It must be found as `lost-change@source`, and the transactions of exactly the rows that are in no record must be named.
-The same plan on 3.7.0.Final passes: `test_copy_kills.py`. (3.6.0 also numbers the changes of a transaction anew after a
-restart, D15: so more changes than those rows have no record under their own number, and others have one twice.)
+The same plan on the shipped version passes: `test_copy_kills.py`. (3.6.0 also numbers the changes of a transaction anew
+after a restart, D15: so more changes than those rows have no record under their own number, and others have one twice.)
 """
 
 from __future__ import annotations

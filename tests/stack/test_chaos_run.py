@@ -60,7 +60,8 @@ def test_a_run_that_is_killed_is_healed_by_the_next_one(stack: LocalStack, tmp_p
     assert "an earlier run left `pause registry`: healed" in str(told)
     assert Journal.of_folder(stack.folder).open() == []
     assert {component.state() for component in stack.components.values()} == {ComponentState.READY}
-    assert result.verdict is Verdict.PASS, result.sentence()
+    witnesses = [each.witnesses for each in result.report.results if each.verdict is Verdict.FAIL]
+    assert result.verdict is Verdict.PASS, (result.sentence(), result.interventions, witnesses)
     assert result.outcomes[0].took_effect
     assert result.outcomes[0].recovery is not None
     assert result.outcomes[0].recovery.flows is not None

@@ -12,7 +12,9 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from pyiceberg.exceptions import NoSuchTableError
 
+from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import UsageError
 from cdcpipe.ledger.objects import Bucket
 from cdcpipe.observe.lineage import Emitter, FileTarget, problems, read_facts
@@ -24,7 +26,7 @@ from cdcpipe.settings import QualitySettings
 from cdcpipe.stack.catalog import archived_offsets, open_catalog
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.deploy import await_flow
-from cdcpipe.stack.endpoints import Endpoints
+from cdcpipe.stack.endpoints import SINK, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 
 pytestmark = pytest.mark.stack
@@ -75,10 +77,12 @@ def _await_archived(endpoints: Endpoints, table: str, rows: int) -> None:
     topic = f"{endpoints.topic_prefix}.{table}"
 
     def archived() -> bool:
+        with ConnectClient(endpoints.connect_url, timeout_seconds=60) as client:
+            assert client.status(SINK).failure is None, client.status(SINK).failure
         with closing(open_catalog(endpoints)) as catalog:
             try:
                 scan = catalog.load_table(topic).scan(selected_fields=("kafka_offset",))
-            except Exception:  # noqa: BLE001 - the table is not there yet
+            except NoSuchTableError:
                 return False
             return bool(scan.to_arrow().num_rows >= rows)
 
@@ -164,9 +168,6 @@ def test_an_object_says_what_it_holds(written: Written) -> None:
 
 def test_a_change_that_is_not_archived_yet_is_found_in_the_log(written: Written, stack: LocalStack) -> None:
     """With the sink paused, it stays there."""
-    from cdcpipe.connect.rest import ConnectClient
-    from cdcpipe.stack.endpoints import SINK
-
     endpoints = written.endpoints
     topic = f"{endpoints.topic_prefix}.{NOTES}"
     with ConnectClient(endpoints.connect_url, timeout_seconds=60) as client:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -25,6 +28,9 @@ from cdcpipe.schemas.types import Modes
 from cdcpipe.stack.catalog import open_catalog
 from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.verify.live import events_of
+from cdcpipe.verify.outcome import Report
+from cdcpipe.verify.verdict import Verdict
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -83,28 +89,24 @@ def messages(endpoints: Endpoints, topic: str) -> list[tuple[int, int, bytes | N
     return found
 
 
-SHAPE = {
-    "transforms.shape.type": "org.apache.kafka.connect.transforms.ValueToKey",
-    "transforms.shape.fields": "op,source",
-}
-"""A transform that fails on what is no change event. Without it, a valid record of another schema reaches the Iceberg
-sink's writer, where a missing required column is a NullPointerException that stops the task."""
+@contextmanager
+def witnessed(endpoints: Endpoints) -> Iterator[Callable[[], Report]]:
+    """Verifies, event by event, what happens within; the call ends the witnessing and gives the report."""
+    begun, ended = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            events_of, endpoints, seconds=900, stop=ended, timeout_seconds=300, tell=lambda _: begun.set()
+        )
 
+        def report() -> Report:
+            ended.set()
+            return running.result(600)
 
-@pytest.fixture(scope="module")
-def guarded(stack: LocalStack) -> Iterator[None]:
-    """The sink with that transform in front of its own; its own configuration again afterwards."""
-    with ConnectClient(stack.endpoints.connect_url, timeout_seconds=60) as connect:
-        before = connect.config(SINK)
-        if SHAPE["transforms.shape.type"] in before.values():
-            yield
-            return
-        names = ",".join(name for name in ("shape", before.get("transforms", "")) if name)
-        connect.deploy(before | SHAPE | {"transforms": names})
-        connect.wait_until_running(SINK)
-        yield
-        connect.deploy(before)
-        connect.wait_until_running(SINK)
+        try:
+            until(lambda: begun.is_set() or running.done(), "the witness begins")
+            yield report
+        finally:
+            ended.set()
 
 
 @pytest.fixture
@@ -139,12 +141,12 @@ def _garbage(registry: Registry, topic: str, valid: bytes) -> dict[str, tuple[by
 
 
 def test_garbage_is_in_the_queue_with_its_reason_and_every_valid_record_in_the_archive(
-    stack: LocalStack, guarded: None, table: str
+    stack: LocalStack, table: str
 ) -> None:
     endpoints = stack.endpoints
     topic = f"{endpoints.topic_prefix}.public.{table}"
     valid = messages(endpoints, topic)
-    with Registry(endpoints.registry_url) as registry:
+    with witnessed(endpoints) as report, Registry(endpoints.registry_url) as registry:
         garbage = _garbage(registry, topic, valid[0][3] or b"")
         producer = Producer({"bootstrap.servers": endpoints.bootstrap_servers, "message.max.bytes": 2_000_000})
         for key, value in garbage.values():
@@ -165,6 +167,7 @@ def test_garbage_is_in_the_queue_with_its_reason_and_every_valid_record_in_the_a
         found = until(letters, "dead letters")
         own = [version.id for version in registry.versions(f"{topic}-value")]
         reasons = {(letter.key, letter.value): diagnose(letter, registry.schema, subject_ids=own) for letter in found}
+        verified = report()
     expected = {
         "json": "it is JSON text",
         "text": "it is text",
@@ -188,6 +191,10 @@ def test_garbage_is_in_the_queue_with_its_reason_and_every_valid_record_in_the_a
     assert len(rows) == len(set(rows))
     assert set(rows) | dead == everything
     assert not set(rows) & dead
+    # And so `verify` says, which knows nothing of what was sent.
+    assert verified.verdict is Verdict.PASS, verified.sentence()
+    assert verified["unaccounted-drop"].verdict is Verdict.PASS
+    assert sum(account.dead_lettered for account in verified.accounts if account.topic == topic) == len(garbage)
     with ConnectClient(endpoints.connect_url) as connect:
         assert connect.status(SINK).running
 
@@ -231,7 +238,10 @@ def test_an_incompatible_change_under_load_stops_the_source_and_loses_nothing(st
         with ConnectClient(endpoints.connect_url) as connect:
             return "running" if connect.status(SOURCE).running else str(connect.status(SOURCE).failure)
 
-    with psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as writer:
+    with (
+        witnessed(endpoints) as report,
+        psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as writer,
+    ):
         for number in range(101, 400):
             writer.execute(f"INSERT INTO {table} VALUES ({number}, 'x', {number})".encode())
             if number == 200:
@@ -243,11 +253,14 @@ def test_an_incompatible_change_under_load_stops_the_source_and_loses_nothing(st
         assert subject in failure
         for number in range(400, 450):
             writer.execute(f"INSERT INTO {table} VALUES ({number}, 'x', {number})".encode())
-    with Registry(endpoints.registry_url) as registry:
-        registry.set_mode(Mode.BACKWARD_TRANSITIVE, subject)
-    with ConnectClient(endpoints.connect_url) as connect:
-        connect.restart(SOURCE, include_tasks=True, only_failed=True)
-    until(lambda: len(archived(endpoints, topic)) >= 449, "all rows archived", 150)
+        with Registry(endpoints.registry_url) as registry:
+            registry.set_mode(Mode.BACKWARD_TRANSITIVE, subject)
+        with ConnectClient(endpoints.connect_url) as connect:
+            connect.restart(SOURCE, include_tasks=True, only_failed=True)
+        until(lambda: len(archived(endpoints, topic)) >= 449, "all rows archived", 150)
+        verified = report()
+    assert verified.verdict is Verdict.PASS, verified.sentence()
+    assert verified.facts["changes"] >= 349
     ids = [after["id"] for _, _, after in archived(endpoints, topic)]
     assert sorted(ids) == list(range(1, 450))
     assert _guard(endpoints, f"public.{table}") == ()

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import psycopg
+
 from cdcpipe.errors import UsageError
 from cdcpipe.stack.endpoints import SINK, SOURCE
+from cdcpipe.stack.rowwise import ROW_BY_ROW
 
 if TYPE_CHECKING:
     from cdcpipe.stack.local.stack import LocalStack
@@ -21,7 +24,8 @@ __all__ = ["BUGS", "Bug", "apply", "take_out"]
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """What is put in: versions, and settings of the worker and of both connectors (None takes a key away).
+    """What is put in: versions, settings of the worker and of both connectors (None takes a key away), and SQL that the
+    superuser runs before the load's tables are made.
 
     `mode` is its number in failure-modes.md. `expects` are the anomalies (`name` or `name@place`), one of which must be
     found. `late_topics`: the load's topics are not made beforehand.
@@ -34,12 +38,13 @@ class Bug:
     worker: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, str | None] = field(default_factory=dict)
     sink: Mapping[str, str | None] = field(default_factory=dict)
+    sql: tuple[str, ...] = ()
     late_topics: bool = False
 
     @property
     def configured(self) -> bool:
         """Whether it can be put into a stack that is up, and taken out again: nothing but connectors' settings."""
-        return bool(self.source or self.sink) and not (self.versions or self.worker or self.late_topics)
+        return bool(self.source or self.sink) and not (self.versions or self.worker or self.sql or self.late_topics)
 
 
 BUGS: Final[Mapping[str, Bug]] = {
@@ -49,6 +54,21 @@ BUGS: Final[Mapping[str, Bug]] = {
         "begins where another ends",
         expects=("lost-change@source",),
         versions={"debezium": "3.6.0.Final"},
+    ),
+    "copy-records": Bug(
+        mode="D1",
+        what="Debezium 3.7.0.Final without the guard of `cdcpipe.stack.rowwise`, and polls that end within a COPY: "
+        "after a restart it skips the rest of its rows when one was sent, and else sends one again",
+        expects=("lost-change@source", "value-drift@source", "phantom-change@source", "duplicate-change"),
+        versions={"debezium": "3.7.0.Final"},
+        source={"max.batch.size": "3"},
+        sql=(f"DROP EVENT TRIGGER {ROW_BY_ROW}",),
+    ),
+    "small-polls": Bug(
+        mode="D1",
+        what="no bug: the same polls under what is shipped, which must pass",
+        expects=(),
+        source={"max.batch.size": "3"},
     ),
     "eos-off": Bug(
         mode="D13",
@@ -149,7 +169,15 @@ def apply(bug: Bug, stack: LocalStack) -> None:
     """
     from cdcpipe.connect.rest import ConnectClient
     from cdcpipe.stack.local.connect import ConnectWorker
+    from cdcpipe.stack.local.postgres import Postgres
 
+    if bug.sql:
+        server = stack.components["postgres"]
+        assert isinstance(server, Postgres)
+        database = stack.endpoints.postgres.database
+        with psycopg.connect(server.conninfo(), dbname=database, autocommit=True) as connection:
+            for statement in bug.sql:
+                connection.execute(statement.encode())
     if bug.worker:
         worker = stack.components["connect"]
         if not isinstance(worker, ConnectWorker):

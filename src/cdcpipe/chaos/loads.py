@@ -206,6 +206,12 @@ class BulkLoad(_Threads):
             copy.write(rows)
 
 
+class SmallCopies(BulkLoad):
+    """`COPY`, 10 rows a transaction: all of a transaction's rows lie at the LSN that its BEGIN has."""
+
+    size: ClassVar[int] = 10
+
+
 class TinyLoad(_Threads):
     """One row a transaction, eight connections."""
 
@@ -221,5 +227,10 @@ class TinyLoad(_Threads):
         connection.execute("INSERT INTO public.tiny (writer, value) VALUES (%s, %s)", (number, value), prepare=True)
 
 
-LOADS: Final[Mapping[str, Callable[[int], Load]]] = {"shop": ShopLoad, "copy": BulkLoad, "tiny": TinyLoad}
+LOADS: Final[Mapping[str, Callable[[int], Load]]] = {
+    "shop": ShopLoad,
+    "copy": BulkLoad,
+    "small-copy": SmallCopies,
+    "tiny": TinyLoad,
+}
 """Name -> the load for a seed."""

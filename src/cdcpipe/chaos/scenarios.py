@@ -160,6 +160,12 @@ _BY_DATA: Mapping[str, Scenario] = {
         seconds=50,
         values={"load": "copy", "rate": 4400},
     ),
+    "small_copies": Scenario(
+        "COPY, ten rows a transaction, and five kills of the worker in 50 s (D1): each arrives, once.",
+        _kills("connect", 0.12, 0.3, 0.48, 0.66, 0.84),
+        seconds=60,
+        values={"load": "small-copy", "rate": 200},
+    ),
     "tiny_restarts": Scenario(
         "One row a transaction, eight writers, and restarts of the worker, clean and hard (D2): each arrives, once.",
         [

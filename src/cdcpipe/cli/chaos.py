@@ -43,7 +43,7 @@ def command() -> None:
 @click.option("--scenario", metavar="NAME", help="A schedule written by hand (see `chaos kinds`).")
 @click.option("--schedule", "schedule", type=_PATH, help="A schedule in a JSON file.")
 @click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Kafka brokers.")
-@click.option("--load", "load", default="shop", show_default=True, help="shop, copy or tiny.")
+@click.option("--load", "load", default="shop", show_default=True, help="shop, copy, small-copy or tiny.")
 @click.option("--proxied", is_flag=True, help="Route connections through proxies, so that they can be cut.")
 @click.option("--with", "versions", multiple=True, metavar="PART=VERSION", help="Another version, e.g. debezium=…")
 @click.option("--bug", metavar="NAME", help="Put in a known bug, to see it found.")

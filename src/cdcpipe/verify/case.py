@@ -13,7 +13,7 @@ from typing import Any, Final
 from cdcpipe.errors import EvidenceError
 from cdcpipe.ledger.store import Manifest
 from cdcpipe.verify import images, sequence, sink, source
-from cdcpipe.verify.engine import Engine
+from cdcpipe.verify.engine import Backend
 from cdcpipe.verify.evidence import Evidence, Terms
 from cdcpipe.verify.folders import promised_hour
 from cdcpipe.verify.tables import (
@@ -62,7 +62,7 @@ class Totals:
 class Case:
     """The evidence under `terms`, in `engine`. `run()` once; then read `findings`, `totals`, `failures`, `seconds`."""
 
-    engine: Engine
+    engine: Backend
     wal: Evidence | None
     log: Evidence | None
     archive: Evidence | None

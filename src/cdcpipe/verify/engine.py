@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import duckdb
 import ibis
@@ -20,7 +20,7 @@ import pyarrow as pa
 from cdcpipe.errors import EvidenceError
 from cdcpipe.verify.tables import Expr
 
-__all__ = ["Engine", "compiled", "query_name", "sources_digest"]
+__all__ = ["Backend", "Engine", "compiled", "query_name", "sources_digest"]
 
 _MACROS = """
 CREATE MACRO digest_change(a, b, c, d, e, f, g) AS hash(a, b, c, d, e, f, g);
@@ -90,6 +90,34 @@ def _converted(column: str, given: str | None, kind: str) -> str:
     return f"{quoted(column)}::{_DUCKDB_TYPES[kind]}"
 
 
+class Backend(Protocol):
+    """What runs the expressions: `Engine`, or `cdcpipe.verify.spark.SparkEngine`. Tables are known by their names."""
+
+    def define(self, name: str, schema: Mapping[str, str], source: Sequence[Path] | pa.Table | None) -> None:
+        """Make view `name` of `source` with the columns of `schema`; one that the source lacks is null."""
+
+    def define_rows(self, name: str, schema: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> None:
+        """Make table `name` of a few Python rows."""
+
+    def save(self, name: str, relation: Callable[..., Expr], *arguments: Any) -> int:
+        """Keep the rows of `relation(*arguments)` as table `name`; gives their number."""
+
+    def save_empty(self, name: str, relation: Callable[..., Expr], *arguments: Any) -> None:
+        """Make table `name` with the columns of `relation(*arguments)` and no rows."""
+
+    def append(self, name: str, relation: Callable[..., Expr], *arguments: Any) -> None:
+        """Add the rows of `relation(*arguments)` to table `name`."""
+
+    def count(self, name: str) -> int:
+        """Rows of a table or view."""
+
+    def rows(self, relation: Callable[..., Expr], *arguments: Any) -> list[dict[str, Any]]:
+        """The rows of a small result."""
+
+    def rename_findings(self, name: str, records: Sequence[tuple[str, int, int, int, str]]) -> None:
+        """Give findings of `value-drift` another name: those of `records`, `(topic, partition, offset, xid, place)`."""
+
+
 class Engine:
     """A DuckDB session of its own, in memory, that spills to a temporary folder. A context manager."""
 
@@ -151,10 +179,6 @@ class Engine:
             self._connection.execute(
                 f"INSERT INTO {quoted(name)} VALUES {places}", [value for row in part for value in row]
             )
-
-    def alias(self, name: str, of: str) -> None:
-        """Make view `name` of another."""
-        self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(name)} AS SELECT * FROM {quoted(of)}")
 
     def save(self, name: str, relation: Callable[..., Expr], *arguments: Any) -> int:
         """Keep the rows of `relation(*arguments)` as table `name`; gives their number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from cdcpipe.errors import EvidenceError
 from cdcpipe.verify import delivery, order, schema, sink, values
 from cdcpipe.verify.case import Case
 from cdcpipe.verify.check import Check, Tally, answer, tally
-from cdcpipe.verify.engine import Engine
+from cdcpipe.verify.engine import Backend, Engine
 from cdcpipe.verify.evidence import Cut, Evidence, LedgerLike, Terms
 from cdcpipe.verify.level import Level
 from cdcpipe.verify.outcome import Account, LedgerFacts, Report, VerifiedThrough
@@ -49,13 +50,15 @@ def events(
     memory_limit: str = "1500MB",
     threads: int = 2,
     temp_folder: Path | None = None,
+    engine: Backend | None = None,
 ) -> Report:
     """Whether every change that PostgreSQL committed reached the log and the archive, once, in order, unaltered.
 
     Each ledger is a `Ledger`, its folder, or an Arrow table of changes. Any of them may be left out; what then can't
     be judged doesn't apply, and `report.notes` says so. Read the log before the WAL, so that the wal ledger covers
     it. `cut` says how far the pipeline has settled; without it everything must be there. `figures` adds what the
-    charts and tables of a report need. Anomalies are results: this raises EvidenceError only for a folder that holds
+    charts and tables of a report need. `engine` runs the checks elsewhere than in DuckDB, see `cdcpipe.verify.spark`;
+    the caller closes it. Anomalies are results: this raises EvidenceError only for a folder that holds
     no ledger.
 
     >>> report = events(wal="runs/latest/ledgers/wal", log="runs/latest/ledgers/log")  # doctest: +SKIP
@@ -74,7 +77,10 @@ def events(
         witnesses=witnesses,
     )
     evidence = (Evidence.of(wal, "wal"), Evidence.of(log, "log"), Evidence.of(archive, "archive"))
-    with Engine(memory_limit=memory_limit, threads=threads, temp_folder=temp_folder) as engine:
+    with contextlib.ExitStack() as closing:
+        engine = engine or closing.enter_context(
+            Engine(memory_limit=memory_limit, threads=threads, temp_folder=temp_folder)
+        )
         case = Case(engine, *evidence, terms)
         case.run()
         report = _report(case, schemas, figures=figures)

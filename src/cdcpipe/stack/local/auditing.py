@@ -64,7 +64,8 @@ _TABLES: Final = (
             INSERT INTO {schema}.ddl (role, application, client, command, kind, object)
             SELECT session_user, current_setting('application_name'), host(inet_client_addr()),
                    command_tag, object_type, object_identity
-            FROM pg_event_trigger_ddl_commands() WHERE schema_name IS DISTINCT FROM 'pg_temp';
+            FROM pg_event_trigger_ddl_commands() WHERE schema_name IS DISTINCT FROM 'pg_temp'
+            AND NOT (object_type = 'trigger' AND object_identity LIKE 'cdcpipe_row_by_row%');  -- nobody's but ours
         END IF;
     EXCEPTION WHEN OTHERS THEN
         RAISE WARNING 'cdcpipe: this DDL is not in the audit table: %', sqlerrm;

@@ -17,6 +17,7 @@ from psycopg import sql
 from cdcpipe.errors import PostgresError
 from cdcpipe.stack.endpoints import WATERMARK_SCHEMA, WATERMARK_TABLE, PostgresEndpoint, Role
 from cdcpipe.stack.local.auditing import install_ddl_audit
+from cdcpipe.stack.rowwise import insert_row_by_row
 
 __all__ = ["prepare_databases"]
 
@@ -47,6 +48,7 @@ def prepare_databases(
         with psycopg.connect(conninfo, dbname=shop.database, autocommit=True) as connection:
             _captured(connection, shop, publication)
             install_ddl_audit(connection, shop.roles["witness"].name)
+            insert_row_by_row(connection, ["public"])
     except psycopg.Error as error:
         raise PostgresError(f"the databases can't be prepared: {str(error).strip()}") from error
 
