@@ -1,9 +1,9 @@
 """Debezium 3.7.0.Final counts the changes that it has sent at an LSN (D1), and counts wrong.
 
 `WalPositionLocator` takes the count only if it is above one: after one row of a COPY the others are skipped. And it
-`WalPositionLocator` takes the count only if it is above one: after one row of a COPY the others are skipped. And it
-the later ones are wrong. 3.7.1.Final does neither. What is shipped lets PostgreSQL write a record for each row instead
-(`cdcpipe.stack.rowwise`).
+counts BEGIN, which has the LSN of the transaction's first row: after two rows or more the last is sent again, and the
+later ones have wrong numbers. 3.7.1.Final does neither. What is shipped lets PostgreSQL write a record for each row
+instead (`cdcpipe.stack.rowwise`).
 
 The source polls three records at a time here, so that nearly every poll, which is a transaction in Kafka, ends within a
 COPY. Without the guard it must be found; with it, the same plan passes.

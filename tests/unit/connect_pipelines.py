@@ -191,7 +191,7 @@ def facts() -> Facts:
                 "shop": Publication("shop", frozenset(tables), frozenset({"insert", "update", "delete", "truncate"}))
             },
             slots={"shop_source": Slot("shop_source", "pgoutput", "shop", "reserved", False)},
-            tables={name: Table(name, "f", True, ("note",)) for name in tables},
+            tables={name: Table(name, "f", True, ("note",), row_by_row=True) for name in tables},
         ),
         brokers=3,
         transaction_version=2,

@@ -292,7 +292,9 @@ def _published(**changes: object) -> Callable[[Facts], Facts]:
 
 
 def _identity(table: Table) -> Callable[[Facts], Facts]:
-    return _database(tables={"public.orders": table, "cdcpipe.watermark": Table("cdcpipe.watermark", "f", True, ())})
+    return _database(
+        tables={"public.orders": table, "cdcpipe.watermark": Table("cdcpipe.watermark", "f", True, (), row_by_row=True)}
+    )
 
 
 def _slot(**changes: object) -> Callable[[Facts], Facts]:
@@ -332,9 +334,9 @@ SERVERS = [
     BrokenServer("PG-PUB-04", _published(row_filters=("public.orders",))),
     BrokenServer("PG-PUB-04", _published(column_lists=("public.orders",))),
     BrokenServer("PG-PUB-05", lambda servers: servers, source("signal.data.collection", "cdcpipe.signals")),
-    BrokenServer("PG-RID-01", _identity(Table("public.orders", "d", False, ()))),
-    BrokenServer("PG-RID-01", _identity(Table("public.orders", "n", True, ()))),
-    BrokenServer("PG-RID-02", _identity(Table("public.orders", "d", True, ("note",)))),
+    BrokenServer("PG-RID-01", _identity(Table("public.orders", "d", False, (), row_by_row=True))),
+    BrokenServer("PG-RID-01", _identity(Table("public.orders", "n", True, (), row_by_row=True))),
+    BrokenServer("PG-RID-02", _identity(Table("public.orders", "d", True, ("note",), row_by_row=True))),
     BrokenServer("PG-SLT-01", _slot(wal_status="lost")),
     BrokenServer("PG-SLT-01", _slot(reason="idle_timeout")),
     BrokenServer("PG-SLT-02", _slot(plugin="wal2json")),
@@ -345,6 +347,7 @@ SERVERS = [
     BrokenServer("PG-VER-01", _database(version=170004)),
     BrokenServer("PG-VER-01", _database(version=120022)),
     BrokenServer("DBZ-VER-01", _versions(debezium="3.6.1.Final")),
+    BrokenServer("DBZ-VER-03", _identity(Table("public.orders", "f", True, ()))),
     BrokenServer("ICE-VER-01", _versions(iceberg="1.11.0")),
     BrokenServer("KFK-TXN-01", lambda servers: replace(servers, transaction_version=1)),
     BrokenServer("KFK-TXN-02", lambda servers: replace(servers, worker_version="3.9.1")),

@@ -102,7 +102,9 @@ _TABLES = """
 SELECT n.nspname || '.' || c.relname AS name, c.relreplident::text AS identity,
        EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS has_key,
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-             AND NOT a.attisdropped AND a.attstorage IN ('x', 'e') ORDER BY a.attnum) AS toastable
+             AND NOT a.attisdropped AND a.attstorage IN ('x', 'e') ORDER BY a.attnum) AS toastable,
+       -- tgtype: 1 for each row, 2 before, 4 insert
+       EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7) AS row_by_row
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_toast%'
@@ -154,7 +156,7 @@ def _slot(row: dict[str, Any]) -> Slot:
 
 
 def _table(row: dict[str, Any]) -> Table:
-    return Table(row["name"], row["identity"], row["has_key"], tuple(row["toastable"]))
+    return Table(row["name"], row["identity"], row["has_key"], tuple(row["toastable"]), row["row_by_row"])
 
 
 # --- Kafka ---

@@ -12,12 +12,16 @@ __all__ = ["DatabaseFacts", "Facts", "Publication", "Slot", "Table"]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. `identity` is pg_class.relreplident (d, n, f, i); `toastable` are columns that may be stored apart."""
+    """A table. `identity` is pg_class.relreplident (d, n, f, i); `toastable` are columns that may be stored apart.
+
+    `row_by_row`: a BEFORE ROW trigger lets COPY write a WAL record for each row, see `cdcpipe.stack.rowwise`.
+    """
 
     name: str
     identity: str
     has_key: bool
     toastable: tuple[str, ...]
+    row_by_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,6 +348,33 @@ def _old_debezium(pipeline: Pipeline, facts: Facts) -> Answer:
 
 
 @live_guard(
+    "DBZ-VER-03",
+    "warning",
+    "Debezium 3.7.0 loses or repeats rows of a COPY when it is killed within it: they share an LSN, and it counts them "
+    "wrong",
+    cure="update Debezium to 3.7.1, or let COPY write row by row (`cdcpipe.stack.rowwise`), or don't COPY into them",
+    source=f"{_DBZ}/1554",
+    keys=("table.include.list",),
+    needs=(*_CONNECT, *_POSTGRES),
+)
+def _miscounted(pipeline: Pipeline, facts: Facts) -> Answer:
+    versions: dict[str, str] = {}
+    for found in _running(pipeline, facts, DEBEZIUM_POSTGRES):
+        if isinstance(found, Unanswered):
+            yield found
+        else:
+            versions[found[0].name] = found[1]
+    for source in _sources(pipeline, facts):
+        if isinstance(source, Unanswered):
+            yield source
+            continue
+        part, _, tables = source
+        bare = sorted(table.name for table in tables if not table.row_by_row)
+        if bare and versions.get(part.name, "").startswith("3.7.0."):
+            yield Hit(part, "table.include.list", _some(bare))
+
+
+@live_guard(
     "DBZ-VER-02",
     "error",
     "this Debezium loses the common snapshot of its threads: the initial load isn't of one moment",

@@ -48,7 +48,7 @@ def prepare_databases(
         with psycopg.connect(conninfo, dbname=shop.database, autocommit=True) as connection:
             _captured(connection, shop, publication)
             install_ddl_audit(connection, shop.roles["witness"].name)
-            insert_row_by_row(connection, ["public"])
+            insert_row_by_row(connection, ["public", WATERMARK_SCHEMA])
     except psycopg.Error as error:
         raise PostgresError(f"the databases can't be prepared: {str(error).strip()}") from error
 
