@@ -186,7 +186,7 @@ def read(payloads: Sequence[bytes], flat: Any) -> pa.Table:
     block = _long(len(payloads)) + _long(len(body)) + body + _SYNC
     try:
         frame = pl.read_avro(io.BytesIO(header + block))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:  # OSError: cut off
         raise EvidenceError(f"{len(payloads)} Avro records don't fit their schema: {error}") from error
     if frame.height != len(payloads):
         raise EvidenceError(f"{len(payloads)} Avro records don't fit their schema: {frame.height} were read")
