@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "workload": {"stack.endpoints"},
     "faults": {"stack", "connect.rest"},
     "ledger": {"stack.endpoints", "stack.catalog"},
-    "verify": {"ledger", "stack.endpoints", "stack.catalog", "connect.rest"},
+    "verify": {"ledger", "schemas", "stack.endpoints", "stack.catalog", "connect.rest"},
     "observe": {"settings", "connect", "schemas", "stack", "ledger", "verify"},
     "report": {"verify"},
 }

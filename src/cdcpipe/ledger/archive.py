@@ -10,7 +10,7 @@ Objects are listed before and after: one that was overwritten, or that vanished 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,15 +242,17 @@ def _read_object(objects: Objects, listed: Listed, batch: _Batch, writer: Ledger
     """Add the rows of one object to the batch."""
     rows = 0
     times: list[pa.Scalar] = []
-    topic: str | None = None
+    first: dict[str, Any] = {"topic": None, "partition": None, "offset": None}
+    columns: dict[str, str] = {}
     try:
         with objects.open(listed.name) as source, pq.ParquetFile(source) as file:
+            columns = dict(_columns(file.schema_arrow))
             for records in _batches(file):
                 unwrapped, place, event_time = _place(records, listed.name)
                 batch.add(unwrapped, place)
                 rows += records.num_rows
-                if topic is None and records.num_rows:
-                    topic = place["topic"][0].as_py()
+                if first["topic"] is None and records.num_rows:
+                    first = place.slice(0, 1).to_pylist()[0]
                 if event_time is not None:
                     times.extend(pc.min_max(event_time).values())
     except (pa.ArrowException, OSError, FileNotFoundError) as error:
@@ -258,11 +260,14 @@ def _read_object(objects: Objects, listed: Listed, batch: _Batch, writer: Ledger
     stamps = sorted(time.as_py() for time in times if time.is_valid)
     seen: dict[str, list[Any]] = {
         "object": [listed.name],
-        "topic": [topic],
+        "topic": [first["topic"]],
         "hour": [hour_of(listed.name)],
         "event_time_min": [stamps[0] if stamps else None],
         "event_time_max": [stamps[-1] if stamps else None],
         "rows": [rows],
+        "partition": [first["partition"]],
+        "first_offset": [first["offset"]],
+        "columns": [list(columns.items())],
     }
     writer.write(pa.table(seen, OBJECTS), "objects")
     return ObjectRead(listed.name, listed.bytes, listed.etag, rows)
@@ -277,6 +282,15 @@ def _batches(file: pq.ParquetFile) -> Iterator[pa.Table]:
         columns = [each for each in _WANTED if _has(schema, each)]
     for batch in file.iter_batches(BATCH_ROWS, columns=columns):
         yield pa.Table.from_batches([batch])
+
+
+def _columns(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted path and type of each leaf."""
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from _columns(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", str(field.type)
 
 
 def _has(schema: pa.Schema, path: str) -> bool:

@@ -151,6 +151,9 @@ OBJECTS: Final[pa.Schema] = pa.schema(
         pa.field("event_time_min", _TIME),  # of the records in it, by the Kafka record's timestamp
         pa.field("event_time_max", _TIME),
         pa.field("rows", pa.int64(), nullable=False),
+        pa.field("partition", pa.int32()),  # of its first row, as is the offset
+        pa.field("first_offset", pa.int64()),
+        pa.field("columns", pa.map_(pa.string(), pa.string())),  # dotted path -> type as Arrow names it
     ]
 )
 """The archive's files. A row whose time lies outside its folder's hour is filed wrongly."""

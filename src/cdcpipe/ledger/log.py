@@ -106,6 +106,7 @@ def read_log(
             partitions=reader.partitions(),
             modes=decoder.modes.to_json(),
             tables=catalogue.to_json(),
+            schemas={topic: sorted(ids) for topic, ids in sorted(decoder.written_with.items())},
             xid_next=catalogue.xid_next,
             begun_at=begun_at,
             ended_at=datetime.now(UTC).isoformat(),
@@ -186,6 +187,7 @@ class _Decoder:
     ) -> None:
         self.modes = modes
         self.reasons: list[str] = []
+        self.written_with: dict[str, set[int]] = {}
         self._writer = writer
         self._schemas = schemas
         self._tables = tables
@@ -227,6 +229,11 @@ class _Decoder:
                 self._decode(group, place)
             except EvidenceError as error:
                 self._one_by_one(group, place, error)
+                continue
+            value = group.values[0]
+            if value and value[0] == 0 and group.topic != self._transaction_topic:
+                number = int.from_bytes(value[1 : _prefix(value)], "big")
+                self.written_with.setdefault(group.topic, set()).add(number)
         return counts
 
     def _one_by_one(self, group: _Group, place: pa.Table, error: EvidenceError) -> None:

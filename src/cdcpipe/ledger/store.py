@@ -66,7 +66,8 @@ class Manifest:
     """What a ledger covers. `complete` is False when something that was asked for could not be read: `reasons`.
 
     `modes` are the connector's value modes that the canonical form was made for; `tables` the catalogue used
-    (see `catalogue.Catalogue.to_json`). `counts` has the rows of each table of the ledger.
+    (see `catalogue.Catalogue.to_json`). `counts` has the rows of each table of the ledger, `schemas` the ids of the
+    registry that values of each topic were written with.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class Manifest:
     counts: dict[str, int] = field(default_factory=dict)
     modes: dict[str, str] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
+    schemas: dict[str, list[int]] = field(default_factory=dict)
     xid_next: int | None = None
     begun_at: str | None = None
     ended_at: str | None = None

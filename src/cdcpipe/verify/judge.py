@@ -20,6 +20,7 @@ from cdcpipe.verify.engine import Backend, Engine
 from cdcpipe.verify.evidence import Cut, Evidence, LedgerLike, Terms
 from cdcpipe.verify.level import Level
 from cdcpipe.verify.outcome import Account, LedgerFacts, Report, VerifiedThrough
+from cdcpipe.verify.schemafacts import of_archive
 from cdcpipe.verify.source import transactions
 from cdcpipe.verify.tables import BOUNDS, CHANGE, FINDINGS, Expr
 from cdcpipe.verify.verdict import CheckResult, Verdict, Witness
@@ -83,11 +84,14 @@ def events(
         )
         case = Case(engine, *evidence, terms)
         case.run()
-        report = _report(case, schemas, figures=figures)
+        facts = schemas or schema.SchemaFacts()
+        if facts.objects is None:
+            facts = replace(facts, objects=of_archive(case.archive))
+        report = _report(case, facts, figures=figures)
     return replace(report, seconds=time.perf_counter() - start)
 
 
-def _report(case: Case, schemas: schema.SchemaFacts | None, *, figures: bool) -> Report:
+def _report(case: Case, schemas: schema.SchemaFacts, *, figures: bool) -> Report:
     found = tally(case)
     results = [answer(check, case, found) for check in CHECKS]
     results.append(_stuck(case, found))

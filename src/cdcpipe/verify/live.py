@@ -31,6 +31,8 @@ from cdcpipe.verify.evidence import Cut
 from cdcpipe.verify.fold import compare_state
 from cdcpipe.verify.judge import events
 from cdcpipe.verify.outcome import Report, VerifiedThrough
+from cdcpipe.verify.schema import SchemaFacts
+from cdcpipe.verify.schemafacts import of_registry
 from cdcpipe.verify.settle import Marker, captured_topics, end_offsets, mark, settle
 from cdcpipe.verify.verdict import Verdict
 
@@ -104,6 +106,10 @@ def events_of(
             tell("reading the rest of the WAL")
             wal = witness.stop(timeout_seconds=timeout_seconds)
         tell("comparing")
+        if endpoints.registry_url:
+            written = log.manifest.schemas
+            versions = of_registry(endpoints.registry_url, topics.values(), written)
+            terms.setdefault("schemas", SchemaFacts(versions=versions or None))
         return events(wal, log, archive, cut=settled.cut, temp_folder=run, **terms)
 
 

@@ -6,6 +6,7 @@ facts come from `cdcpipe.schemas` (compatibility) and from the archive's files.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ __all__ = ["ObjectSchema", "SchemaFacts", "VersionFacts", "judge"]
 
 @dataclass(frozen=True, slots=True)
 class VersionFacts:
-    """One registered version. `problems` are its incompatibilities with each other live version, in the subject's
-    mode, taken transitively: `(version, what)`. A live version is one in which something in the log or the archive is
-    written.
+    """One registered version. `problems` are its incompatibilities with each earlier live version, in the subject's
+    mode, taken transitively: `(version, what)`. In a transitive mode every version is live, else those that something
+    in the log is written with.
     """
 
     subject: str
@@ -98,9 +99,15 @@ def _illegal_evolution(versions: Sequence[VersionFacts] | None) -> CheckResult:
     )
 
 
+_DECIMAL: Final = re.compile(r"decimal\d*\((\d+), ?(\d+)\)")
+
+
 def can_unite(one: str, other: str) -> bool:
     """Whether one reader's column can hold both types."""
-    return one == other or (one, other) in _PROMOTIONS or (other, one) in _PROMOTIONS
+    if one == other or (one, other) in _PROMOTIONS or (other, one) in _PROMOTIONS:
+        return True
+    scales = [match[2] for each in (one, other) if (match := _DECIMAL.fullmatch(each))]
+    return len(scales) == 2 and scales[0] == scales[1]  # of the same scale, the wider one holds both
 
 
 def _hour(name: str) -> str:
