@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from cdcpipe.ledger.objects import Bucket
+from cdcpipe.schemas.compatibility import Mode
+from cdcpipe.schemas.registry import Registry
 from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify import Verdict, events_of, judge_run, state
@@ -137,6 +140,40 @@ def test_the_commands_answer_in_json_and_by_exit_code(
     assert page.read_text().startswith("<!doctype html>")
     done = CliRunner().invoke(cli, ["verify", "state", "--stack", str(stack.folder), "--table", "public.nothing"])
     assert done.exception is not None
+
+
+def test_watching_keeps_how_far_it_is_verified(
+    stack: LocalStack, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cdcpipe.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    options = ["--stack", str(stack.folder), "--table", TABLE, "--watch", "--times", "2", "--every", "0", "--json"]
+    done = CliRunner().invoke(cli, ["verify", "state", *options])
+    assert done.exit_code == 0, done.output
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["verdict"], second["verdict"]) == ("pass", "pass")
+    marks = [each["verified_through"]["xid"] for each in (first, second)]
+    assert marks[0] < marks[1], "the writers went on between the cuts"
+
+
+def test_a_version_that_older_data_cannot_be_read_with_is_found(endpoints: Endpoints, writer: Writer) -> None:
+    subject = f"{endpoints.topic_prefix}.{TABLE}-value"
+    good = events_of(endpoints, seconds=3)
+    for name in ("illegal-evolution", "unreadable-hour", "schema-flap"):
+        assert good[name].verdict is Verdict.PASS, (name, good[name].witnesses)
+        assert good[name].looked_at
+    with Registry(endpoints.registry_url) as registry:
+        registry.set_mode(Mode.NONE, subject)
+        registry.register(subject, {"type": "record", "name": "Other", "fields": [{"name": "zz", "type": "long"}]})
+        registry.set_mode(Mode.FULL_TRANSITIVE, subject)
+        try:
+            report = events_of(endpoints, seconds=3)
+        finally:
+            url = f"{endpoints.registry_url}/subjects/{subject}/versions/latest"
+            httpx2.delete(url, timeout=20, trust_env=False).raise_for_status()
+    assert report.anomalies == ("illegal-evolution",)
+    assert subject in report["illegal-evolution"].witnesses[0].note
 
 
 def test_an_archive_in_hive_style_folders_is_compared_too(endpoints: Endpoints) -> None:

@@ -17,7 +17,7 @@ from cdcpipe.verify.schemafacts import of_archive
 def with_columns(archive: Evidence, odd: dict[str, str] | None = None) -> Evidence:
     """The objects of the ledger with their columns; with `odd`, one object has those instead."""
     assert isinstance(archive.changes, pa.Table)
-    first = {}
+    first: dict[str, dict[str, object]] = {}
     for row in archive.changes.to_pylist():
         first.setdefault(row["object"], row)
     rows = [
