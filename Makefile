@@ -28,7 +28,7 @@ lock: ## make requirements.lock anew from pyproject.toml (needs uv)
 demo: venv ## run the whole pipeline on this machine and judge it
 	$(VENV)/bin/cdcpipe demo
 
-test: venv ## the gate: unit, property, whole commands, real servers (about 10 minutes)
+test: venv ## the gate: unit, property, whole commands, real servers (about 20 minutes)
 	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-all: venv ## every test, the long ones too: migrations, differentials, damage (about an hour)

@@ -127,6 +127,7 @@ def test_while_a_link_is_broken_no_probe_flows_and_then_it_does(
     assert _flows(proxied)
 
 
+@pytest.mark.slow
 def test_while_s3_says_slow_down_nothing_is_archived_and_then_all_is(proxied: LocalStack, journal: Journal) -> None:
     done = threading.Event()
     writer = threading.Thread(target=_keep_writing, args=(proxied, done))

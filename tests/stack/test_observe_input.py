@@ -73,6 +73,7 @@ def test_a_server_that_is_stopped_counts_as_down_and_its_metrics_are_absent_unti
         until(lambda: family("cdcpipe_slot_retained_bytes"), "the slots' figures again")
 
 
+@pytest.mark.slow
 def test_an_idle_exactly_once_pipeline_is_not_called_stuck(stack: LocalStack) -> None:
     """The sink's position stops before the marker that ends each transaction: one offset behind, for ever."""
     endpoints = stack.endpoints

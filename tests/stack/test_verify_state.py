@@ -42,6 +42,8 @@ def database(postgres: PostgresEndpoint) -> PostgresEndpoint:
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO PUBLIC")
     with psycopg.connect(postgres.conninfo("admin"), autocommit=True) as connection:
         connection.execute("CREATE PUBLICATION cdc FOR ALL TABLES")
+        # The writers run into each other often, and would stand still for a second each time.
+        connection.execute(f"ALTER DATABASE {postgres.database} SET deadlock_timeout = '20ms'")
     return postgres
 
 

@@ -109,7 +109,7 @@ class SparkEngine:
 
     def count(self, name: str) -> int:
         """Rows of a table or view."""
-        return self._run(lambda: self._session.table(name).count())
+        return int(self._run(lambda: self._session.table(name).count()))
 
     def rows(self, relation: Callable[..., Expr], *arguments: Any) -> list[dict[str, Any]]:
         """The rows of a small result."""
