@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def fill(endpoints: Endpoints, rows: int) -> float:
     return time.monotonic() - start
 
 
-def alter(endpoints: Endpoints) -> int:
+def alter(endpoints: Endpoints, filled_at: datetime) -> int:
     """Change one value of one row of one data file, as no pipeline would; gives the row's key."""
     bucket = Bucket(endpoints.s3)
     s3 = boto3.client(
@@ -106,20 +107,18 @@ def alter(endpoints: Endpoints) -> int:
         aws_access_key_id=endpoints.s3.access_key_id,
         aws_secret_access_key=str(endpoints.s3.secret_access_key),
     )
-    prefix = f"warehouse/{endpoints.topic_prefix}/{TABLE}/data/"
+    prefix = f"warehouse/{endpoints.topic_prefix}/{TABLE.replace('.', '/')}/data/"
     names = sorted(each.name for each in bucket.list(prefix) if each.name.endswith(".parquet"))
     with psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
-        untouched = {
-            row[0] for row in connection.execute(f"SELECT id FROM {TABLE} WHERE note LIKE 'row %' LIMIT 100000")
-        }
-        moved = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE} WHERE at > now() - interval '1 hour'")}
+        # Those that no writer has come across: their only change is the insert.
+        untouched = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE} WHERE at <= %s", [filled_at])}
     for name in names:
         with bucket.open(name) as file:
             table = pq.read_table(file)
         rows: list[dict[str, Any]] = table.to_pylist()
         for row in rows:
             image = row["after"]
-            if row["op"] == "c" and image and image["id"] in untouched & moved and image["note"].startswith("row "):
+            if row["op"] in ("c", "r") and image and image["id"] in untouched:
                 image["note"] = "altered"
                 buffer = io.BytesIO()
                 pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), buffer)
@@ -140,6 +139,8 @@ def main() -> None:
         stack.up(tables=(TABLE,))
         endpoints = stack.endpoints
         filled = fill(endpoints, options.rows)
+        with psycopg.connect(endpoints.postgres.conninfo("owner")) as connection:
+            (filled_at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
         print(f"{options.rows:,} rows archived in {filled:.0f} s", file=sys.stderr)
         cuts = []
         with Writers(endpoints, options.rows, options.writes) as writers:
@@ -162,7 +163,7 @@ def main() -> None:
                 )
                 print(f"cut {number + 1}: {cuts[-1]}", file=sys.stderr)
             pause = writers.longest_pause
-        key = alter(endpoints)
+        key = alter(endpoints, filled_at)
         report = verify.state(endpoints, tables=[TABLE], timeout_seconds=300)
         witnesses = report["cut-divergence"].witnesses
         result = {

@@ -54,6 +54,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         "begins where another ends",
         expects=("lost-change@source",),
         versions={"debezium": "3.6.0.Final"},
+        sql=(f"DROP EVENT TRIGGER {ROW_BY_ROW}",),
     ),
     "copy-records": Bug(
         mode="D1",
