@@ -220,6 +220,7 @@ def overlaps(whole: bool) -> Expr:
     """Pairs of objects whose offsets of one partition intersect: with `both`, the records that are in both.
 
     Objects of different folders may interleave (the hour turns); they count only with two or more records in both.
+    `stretched`: one of them has a single record that lies elsewhere too, which may be what makes its range so long.
     """
     a, b = saved("objects", objects), saved("objects", objects).view()
     met = [
@@ -251,12 +252,29 @@ def overlaps(whole: bool) -> Expr:
             pairs_["two"] == again["r_two"],
         ],
     )
+    single = again.filter(again["both"] == 1)
+    single = single.select("r_topic", "r_partition", s="r_one").union(
+        single.select("r_topic", "r_partition", s="r_two"), distinct=True
+    )
+    pairs_ = pairs_.drop("r_topic", "r_partition", "r_one", "r_two")
+    for side in ("one", "two"):
+        lone = single.view()
+        met = [
+            pairs_["topic"] == lone["r_topic"],
+            pairs_["partition"] == lone["r_partition"],
+            pairs_[side] == lone["s"],
+        ]
+        joined = pairs_.left_join(lone, met)
+        pairs_ = joined.select(*pairs_.columns, **{f"{side}_stretched": joined["s"].notnull()})
     one = OBJECT_HOURS.select(one="object", one_folder="folder")
     two = OBJECT_HOURS.select(two="object", two_folder="folder")
     pairs_ = pairs_.left_join(one, "one").drop("one_right").left_join(two, "two").drop("two_right")
     pairs_ = pairs_.mutate(both=pairs_["both"].fill_null(0), unlike=pairs_["unlike"].fill_null(0))
     counts = (pairs_["one_folder"] == pairs_["two_folder"]) | (pairs_["both"] > 1)
-    return pairs_.filter(counts).select("topic", "partition", "one", "two", "low", "high", "both", "unlike")
+    pairs_ = pairs_.mutate(stretched=pairs_["one_stretched"] | pairs_["two_stretched"])
+    return pairs_.filter(counts).select(
+        "topic", "partition", "one", "two", "low", "high", "both", "unlike", "stretched"
+    )
 
 
 def overlap_findings(whole: bool) -> Expr:
@@ -266,7 +284,9 @@ def overlap_findings(whole: bool) -> Expr:
         t,
         "overlapping-object",
         place="sink",
-        cause=ibis.cases((t["both"] == 1, "duplicate-row"), else_=ibis.null("string")),
+        cause=ibis.cases(
+            ((t["both"] == 1) | ((t["both"] == 0) & t["stretched"]), "duplicate-row"), else_=ibis.null("string")
+        ),
         # Only a range whose every common record is alike is a repetition that a level may allow.
         repeat=ibis.cases(
             (t["both"] == 0, ibis.null("string")),
