@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from cdcpipe.errors import EvidenceError, RegistryError
 from cdcpipe.ledger.archive import read_iceberg
 from cdcpipe.ledger.canonical import Modes
 from cdcpipe.ledger.catalogue import Catalogue
+from cdcpipe.ledger.kafka import PartitionReader
 from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
@@ -382,3 +384,22 @@ def test_an_archive_whose_objects_are_gone_or_whose_key_is_refused_is_not_comple
     with pytest.raises(StorageError) as error:
         read_iceberg(refused, folder(), topics=topics, catalogue=Catalogue())
     assert "wrong" not in str(error.value)
+
+
+def test_a_topic_that_vanishes_while_it_is_read_makes_the_ledger_incomplete(endpoints: Endpoints) -> None:
+    topic = f"ledger-vanishing-{next(_numbers)}"
+    admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result()
+    producer = Producer({"bootstrap.servers": endpoints.bootstrap_servers})
+    for _ in range(100):
+        producer.produce(topic, value=os.urandom(200_000), partition=0)
+    producer.flush()
+    # Less is fetched ahead than there is.
+    small = {"queued.max.messages.kbytes": 1024, "fetch.max.bytes": 1 << 20, "max.partition.fetch.bytes": 1 << 20}
+    reader = PartitionReader(endpoints.bootstrap_servers, [topic], timeout_seconds=10, client=small)
+    batches = reader.batches(records=1)
+    read = len(next(batches))
+    admin.delete_topics([topic])[topic].result()
+    read += sum(len(batch) for batch in batches)
+    assert read < 100
+    assert [reason for reason in reader.reasons if topic in reason], "nothing is said of what is missing"

@@ -184,7 +184,8 @@ def test_an_archive_in_hive_style_folders_is_compared_too(endpoints: Endpoints) 
     with psycopg.connect(endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
         connection.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, note text)")
         for begin in (1, 101):
-            connection.execute(f"INSERT INTO {table} SELECT g, 'x' FROM generate_series(%s::int, %s::int) g", [begin, begin + 99])
+            fill = f"INSERT INTO {table} SELECT g, 'x' FROM generate_series(%s::int, %s::int) g"
+            connection.execute(fill, [begin, begin + 99])
             assert state(endpoints, tables=[table]).verdict is Verdict.PASS  # so that there are two files
     s3 = boto3.client(
         "s3",
