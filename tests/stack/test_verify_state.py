@@ -187,19 +187,21 @@ def damaged(archive: pa.Table, row: int, **values: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def last_events(archive: pa.Table, op: str) -> list[int]:
-    """Rows that are the last of their key."""
+def last_events(archive: pa.Table, op: str, cut: StateRead) -> list[int]:
+    """Rows that are the last of their key, of transactions that `cut` sees for sure."""
     last: dict[tuple[str, bytes], int] = {}
     for index, row in enumerate(archive.to_pylist()):
         if row["key"] is not None and row["table"] == "public.accounts":
             last[row["table"], row["key"]] = index
-    return [index for index in last.values() if archive["op"][index].as_py() == op]
+    sees = cut.snapshot.xmin
+    rows = archive.select(["op", "xid"]).to_pylist()
+    return [index for index in last.values() if rows[index]["op"] == op and rows[index]["xid"] < sees]
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_one_altered_row_is_found_and_named(run: tuple[list[StateRead], pa.Table], number: int) -> None:
     cuts, archive = run
-    row = last_events(archive, "u")[number]
+    row = last_events(archive, "u", cuts[-1])[number]
     report = compare_state(cuts[-1], damaged(archive, row, after=bytes(16)))
     assert report.anomalies == ("cut-divergence",)
     (witness,) = report["cut-divergence"].witnesses
@@ -210,7 +212,7 @@ def test_one_altered_row_is_found_and_named(run: tuple[list[StateRead], pa.Table
 @pytest.mark.parametrize("number", range(5))
 def test_one_row_that_the_archive_lost_is_found(run: tuple[list[StateRead], pa.Table], number: int) -> None:
     cuts, archive = run
-    row = last_events(archive, "c")[number]
+    row = last_events(archive, "c", cuts[-1])[number]
     rest = archive.filter(pa.array([index != row for index in range(archive.num_rows)]))
     report = compare_state(cuts[-1], rest)
     assert report.anomalies == ("cut-divergence",)
@@ -220,7 +222,7 @@ def test_one_row_that_the_archive_lost_is_found(run: tuple[list[StateRead], pa.T
 @pytest.mark.parametrize("number", range(5))
 def test_one_deletion_that_the_archive_lost_is_found(run: tuple[list[StateRead], pa.Table], number: int) -> None:
     cuts, archive = run
-    row = last_events(archive, "d")[number]
+    row = last_events(archive, "d", cuts[-1])[number]
     rest = archive.filter(pa.array([index != row for index in range(archive.num_rows)]))
     report = compare_state(cuts[-1], rest)
     assert report.anomalies == ("cut-divergence",)
@@ -246,7 +248,7 @@ def test_a_table_without_a_key_is_refused_with_the_reason(
 
 def test_an_unchanged_toast_value_is_never_taken_as_equal(run: tuple[list[StateRead], pa.Table]) -> None:
     cuts, archive = run
-    row = last_events(archive, "u")[0]
+    row = last_events(archive, "u", cuts[-1])[0]
     hole = damaged(archive, row, after=bytes(16), unknown=["after.note: toast"])
     report = compare_state(cuts[-1], hole)
     assert report.verdict is Verdict.INCONCLUSIVE
