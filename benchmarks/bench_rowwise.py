@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import socket
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import psycopg
+from servers import postgres
 
-from cdcpipe.stack.local.postgres import Postgres, new_role
 from cdcpipe.stack.rowwise import insert_row_by_row
 
 COLUMNS = "(id bigint PRIMARY KEY, amount numeric(12,2), at timestamptz, body text)"
@@ -49,33 +45,24 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="cdcpipe-bench-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Postgres(folder / "postgres", folder / "log", port=port, admin=new_role("admin"))
-    server.start()
-    try:
-        server.await_ready()
-        with psycopg.connect(server.conninfo(), dbname="postgres", autocommit=True) as connection:
-            connection.execute("CREATE SCHEMA cdcpipe")
-            connection.execute(f"CREATE TABLE bare {COLUMNS}".encode())
-            connection.execute("CREATE SCHEMA guarded")
-            insert_row_by_row(connection, ["guarded"])
-            connection.execute(f"CREATE TABLE guarded.table {COLUMNS}".encode())
-            for name, work in (("copy", copied), ("insert", inserted)):
-                seconds: dict[str, list[float]] = {"bare": [], "guarded.table": []}
-                for _ in range(asked.rounds):
-                    for table, taken in seconds.items():
-                        taken.append(work(connection, table, asked.rows))
-                without, guarded = (statistics.median(taken) for taken in seconds.values())
-                figures = {"without_seconds": round(without, 2), "with_seconds": round(guarded, 2)}
-                rates = {"with_rows_per_second": round(asked.rows / guarded), "ratio": round(guarded / without, 2)}
-                print(json.dumps({"benchmark": "rowwise", "figure": name, "rows": asked.rows, **figures, **rates}))
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with (
+        postgres() as server,
+        psycopg.connect(server.conninfo(), dbname="postgres", autocommit=True) as connection,
+    ):
+        connection.execute("CREATE SCHEMA cdcpipe")
+        connection.execute(f"CREATE TABLE bare {COLUMNS}".encode())
+        connection.execute("CREATE SCHEMA guarded")
+        insert_row_by_row(connection, ["guarded"])
+        connection.execute(f"CREATE TABLE guarded.table {COLUMNS}".encode())
+        for name, work in (("copy", copied), ("insert", inserted)):
+            seconds: dict[str, list[float]] = {"bare": [], "guarded.table": []}
+            for _ in range(asked.rounds):
+                for table, taken in seconds.items():
+                    taken.append(work(connection, table, asked.rows))
+            without, guarded = (statistics.median(taken) for taken in seconds.values())
+            figures = {"without_seconds": round(without, 2), "with_seconds": round(guarded, 2)}
+            rates = {"with_rows_per_second": round(asked.rows / guarded), "ratio": round(guarded / without, 2)}
+            print(json.dumps({"benchmark": "rowwise", "figure": name, "rows": asked.rows, **figures, **rates}))
 
 
 if __name__ == "__main__":

@@ -15,22 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 
 import psutil
 import psycopg
+import servers
 
 from cdcpipe.stack.endpoints import PostgresEndpoint
-from cdcpipe.stack.local.postgres import Postgres, new_role
+from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.process import processes_below
 from cdcpipe.workload import Shop, Workload
 
@@ -66,23 +61,6 @@ class CpuMeter(threading.Thread):
         self._done.set()
         used = sum(seconds - self._first.get(pid, 0.0) for pid, seconds in self._last.items())
         return used / (time.monotonic() - self._start)
-
-
-@contextmanager
-def server() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="cdcpipe-bench-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    postgres = Postgres(folder / "postgres", folder / "log", port=port, admin=new_role("admin"))
-    postgres.start()
-    try:
-        postgres.await_ready()
-        yield postgres
-    finally:
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def workload(postgres: Postgres, rate: float, seconds: float) -> dict[str, object]:
@@ -149,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=10_000.0)
     options = parser.parse_args()
-    with server() as postgres:
+    with servers.postgres() as postgres:
         held = workload(postgres, options.rate, options.seconds)
         print(json.dumps({"held": held}), flush=True)
         maximum = workload(postgres, 1_000_000, options.seconds / 2)

@@ -154,6 +154,10 @@ def _prefix(payload: bytes) -> int:
     return 9 if payload[:5] == b"\0\0\0\0\0" else 5
 
 
+def _schema_id(payload: bytes) -> int:
+    return int.from_bytes(payload[1 : _prefix(payload)], "big")
+
+
 def _hand_over(
     reader: PartitionReader,
     decoder: _Decoder,
@@ -229,11 +233,6 @@ class _Decoder:
                 self._decode(group, place)
             except EvidenceError as error:
                 self._one_by_one(group, place, error)
-                continue
-            value = group.values[0]
-            if value and value[0] == 0 and group.topic != self._transaction_topic:
-                number = int.from_bytes(value[1 : _prefix(value)], "big")
-                self.written_with.setdefault(group.topic, set()).add(number)
         return counts
 
     def _one_by_one(self, group: _Group, place: pa.Table, error: EvidenceError) -> None:
@@ -270,6 +269,8 @@ class _Decoder:
         envelopes = Envelopes(records, place, _wires(wire, key_wire, self.modes), key)
         for table, rows in self._envelopes.rows(envelopes).items():
             self._writer.write(rows, table)
+        if values[0][0] == 0:
+            self.written_with.setdefault(group.topic, set()).add(_schema_id(values[0]))
 
     def _records(self, payloads: Sequence[bytes]) -> tuple[pa.Table, Wire]:
         first = payloads[0]
@@ -277,8 +278,7 @@ class _Decoder:
             return jsonvalue.read(payloads)
         if len(first) < 5 or first[0] != 0 or self._schemas is None:
             raise Poison("neither Avro with a schema id nor JSON")
-        size = _prefix(first)
-        number = int.from_bytes(first[1:size], "big")
+        size, number = _prefix(first), _schema_id(first)
         if number not in self._flat:
             schema = self._schemas.schema(number)
             try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cdcpipe.schemas.avro import Schema
 from cdcpipe.schemas.compatibility import Mode, check
-from cdcpipe.schemas.registry import Registry
+from cdcpipe.schemas.registry import Registered, Registry
 from cdcpipe.verify.evidence import Evidence
 from cdcpipe.verify.schema import ObjectSchema, VersionFacts
 
@@ -35,23 +36,28 @@ def of_registry(url: str, topics: Iterable[str], written_with: Mapping[str, Sequ
 
     Raises `RegistryError` when the registry does not answer.
     """
-    found = []
+    found: list[VersionFacts] = []
     with Registry(url) as registry:
         known = set(registry.subjects())
         for topic in topics:
             subject = f"{topic}-value"
             if subject not in known:
                 continue
-            mode, versions = registry.mode(subject), registry.versions(subject)
-            strict = Mode(f"{mode.value.removesuffix('_TRANSITIVE')}_TRANSITIVE") if mode is not Mode.NONE else mode
-            live = [each for each in versions if mode.transitive or each.id in set(written_with.get(topic, ()))]
-            for each in versions:
-                earlier = [other for other in live if other.version < each.version]
-                verdict = check(each.tree, [other.tree for other in earlier], strict)
-                problems = tuple(
-                    (earlier[conflict.version - 1].version, conflict.problem.sentence)
-                    for conflict in verdict.conflicts
-                    if each in live
-                )
-                found.append(VersionFacts(subject, each.version, mode.value, problems))
+            mode = registry.mode(subject)
+            used = None if mode.transitive else set(written_with.get(topic, ()))
+            found += _judged(subject, registry.versions(subject), mode, used)
     return found
+
+
+def _judged(subject: str, versions: Sequence[Registered], mode: Mode, used: set[int] | None) -> Iterator[VersionFacts]:
+    """Each version against the live ones before it: those whose id is `used`, or all."""
+    strict = mode if mode is Mode.NONE else Mode(f"{mode.value.removesuffix('_TRANSITIVE')}_TRANSITIVE")
+    earlier: list[tuple[int, Schema]] = []
+    for each in versions:
+        problems: tuple[tuple[int, str], ...] = ()
+        if used is None or each.id in used:
+            tree = each.tree  # parsed at each access
+            conflicts = check(tree, [other for _, other in earlier], strict).conflicts
+            problems = tuple((earlier[item.version - 1][0], item.problem.sentence) for item in conflicts)
+            earlier.append((each.version, tree))
+        yield VersionFacts(subject, each.version, mode.value, problems)

@@ -16,6 +16,8 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from cdcpipe.stack.rowwise import ROW_BY_ROW
+
 __all__ = [
     "ACCESS_LOG",
     "AUDIT_SCHEMA",
@@ -65,7 +67,7 @@ _TABLES: Final = (
             SELECT session_user, current_setting('application_name'), host(inet_client_addr()),
                    command_tag, object_type, object_identity
             FROM pg_event_trigger_ddl_commands() WHERE schema_name IS DISTINCT FROM 'pg_temp'
-            AND NOT (object_type = 'trigger' AND object_identity LIKE 'cdcpipe_row_by_row%');  -- nobody's but ours
+            AND NOT (object_type = 'trigger' AND object_identity LIKE '{guard}%');  -- nobody's but ours
         END IF;
     EXCEPTION WHEN OTHERS THEN
         RAISE WARNING 'cdcpipe: this DDL is not in the audit table: %', sqlerrm;
@@ -82,7 +84,9 @@ def install_ddl_audit(connection: psycopg.Connection, witness: str) -> None:
     """Let the database note its DDL from now on. Needs the superuser; may run again. `witness` may read it."""
     for statement in _TABLES:
         connection.execute(
-            sql.SQL(statement).format(schema=sql.Identifier(AUDIT_SCHEMA), witness=sql.Identifier(witness))
+            sql.SQL(statement).format(
+                schema=sql.Identifier(AUDIT_SCHEMA), witness=sql.Identifier(witness), guard=sql.SQL(ROW_BY_ROW)
+            )
         )
     for name, event in _TRIGGERS.items():
         if connection.execute("SELECT 1 FROM pg_event_trigger WHERE evtname = %s", [name]).fetchone() is None:
