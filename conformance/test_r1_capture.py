@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,12 +158,16 @@ def test_changes_are_read_by_logical_replication_without_code_of_our_own(
             "SELECT plugin::text, slot_type, active, database::text FROM pg_replication_slots WHERE slot_name = %s",
             [slot],
         ).fetchone()
-        triggers = connection.execute(
-            "SELECT c.oid::regclass::text, t.tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+        found = connection.execute(
+            "SELECT c.oid::regclass::text, t.tgname::text, f.prosrc FROM pg_trigger t JOIN pg_class c "
+            "ON c.oid = t.tgrelid JOIN pg_proc f ON f.oid = t.tgfoid "
             "JOIN pg_publication_tables p ON p.schemaname = c.relnamespace::regnamespace::text "
             "AND p.tablename = c.relname WHERE NOT t.tgisinternal AND p.pubname = %s",
             [pipeline.endpoints.publication],
         ).fetchall()
+    # One that gives each row back as it came captures nothing and changes nothing: `cdcpipe.stack.rowwise` says what
+    # it is for.
+    triggers = [(table, name) for table, name, source in found if source.split() != ["BEGIN", "RETURN", "NEW;", "END"]]
     with pipeline.connect() as client:
         configs = {name: client.config(name) for name in (pipeline.source, pipeline.sink)}
     classes = {value for config in configs.values() for key, value in config.items() if _names_a_class(key)}
@@ -170,7 +176,8 @@ def test_changes_are_read_by_logical_replication_without_code_of_our_own(
     evidence.figure("plugin", "" if row is None else str(row[0]))
     evidence.figure("classes", len(classes))
     evidence.figure("classes of unknown origin", len(foreign))
-    evidence.figure("triggers on captured tables", len(triggers))
+    evidence.figure("triggers that do something", len(triggers))
+    evidence.figure("triggers that let rows be written one by one", len(found) - len(triggers))
     assert level == ("logical",)
     assert row is not None, f"there is no replication slot `{slot}`"
     assert row[0] in ("pgoutput", "decoderbufs"), f"the slot's plugin is {row[0]}"
@@ -227,6 +234,55 @@ def test_a_change_is_followed_from_transaction_to_object_and_back(
     assert first.committed_at is not None
     assert first.archived_at is not None
     assert first.committed_at <= first.archived_at
+
+
+@pytest.mark.criterion("R1.4")
+def test_lineage_events_tell_the_way_from_table_to_topic_to_archive(
+    pipeline: Pipeline, tables: dict[str, str], tmp_path: Path, evidence: Evidence
+) -> None:
+    from cdcpipe.conformance.records import archived_rows, await_archived, records
+    from cdcpipe.observe.lineage import Emitter, FileTarget, read_facts
+
+    table = tables["traced"]
+    pipeline.execute(f"INSERT INTO {table} VALUES (4, 'told of')")
+    await_archived(pipeline, table, len(records(pipeline, table)))
+    file = tmp_path / "lineage.jsonl"
+    # `Emitter` sends what OpenLineage's own classes take, and nothing else.
+    Emitter(FileTarget(file), tmp_path / "told.json").emit(
+        read_facts(pipeline.endpoints, source=pipeline.source, sink=pipeline.sink)
+    )
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    runs = [event for event in events if "run" in event]
+    topic = pipeline.topic_of(table)
+    read, written = (_edges(runs, "START", job) for job in (pipeline.source, pipeline.sink))
+    archives = {
+        name for inputs, outputs in written for name in outputs if topic in inputs and table.replace(".", "/") in name
+    }
+    commits = [
+        output["outputFacets"]["outputStatistics"]["rowCount"]
+        for event in runs
+        for output in event["outputs"]
+        if event["eventType"] == "RUNNING" and output["name"] in archives
+    ]
+    held = len(archived_rows(pipeline, table))
+    evidence.figure("OpenLineage events", len(events))
+    evidence.figure("data sets", sum("dataset" in event for event in events))
+    evidence.figure("commits of the archive told", len(commits))
+    evidence.figure("rows of its table, by lineage", sum(commits))
+    evidence.artefact("lineage.jsonl", file.read_text(encoding="utf-8"))
+    name = f"{pipeline.endpoints.postgres.database}.{table}"
+    assert any(name in inputs and topic in outputs for inputs, outputs in read), f"nothing leads from {name} to {topic}"
+    assert archives, f"nothing leads from {topic} to an archive"
+    assert sum(commits) == held, f"lineage tells of {sum(commits)} rows, the archive holds {held}"
+
+
+def _edges(runs: list[dict[str, Any]], kind: str, job: str) -> list[tuple[set[str], set[str]]]:
+    """Of each event of `kind` of `job`: the names of what it reads and of what it writes."""
+    return [
+        ({each["name"] for each in event["inputs"]}, {each["name"] for each in event["outputs"]})
+        for event in runs
+        if (event["eventType"], event["job"]["name"]) == (kind, job)
+    ]
 
 
 @pytest.mark.criterion("R1.5")

@@ -192,6 +192,59 @@ def greedy_worker(stack: LocalStack) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def plain_to_another_name(stack: LocalStack) -> Iterator[None]:
+    """The sink writes in clear to this machine's name on the network, where something passes it on to the server."""
+    import asyncio
+    import socket
+    from urllib.parse import urlsplit
+
+    target = urlsplit(str(stack.endpoints.s3.url))
+    loop = asyncio.new_event_loop()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, ahead = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(copy(reader, ahead), copy(behind, writer))
+
+    name = socket.gethostname()
+    server = loop.run_until_complete(asyncio.start_server(serve, socket.gethostbyname(name), 0))
+    thread = threading.Thread(target=loop.run_forever, name="saboteur", daemon=True)
+    thread.start()
+    address = f"http://{name}:{server.sockets[0].getsockname()[1]}"
+    try:
+        with reconfigured(SINK, {"iceberg.catalog.s3.endpoint": address})(stack):
+            yield
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+
+
+_INTRUDERS: dict[str, Any] = {}
+
+
+def _intrude(stack: LocalStack) -> None:
+    """Join the old consumer's group with its own name, as a second application does that was copied from it."""
+    from confluent_kafka import Consumer
+    from confluent_kafka.admin import AdminClient
+
+    servers: dict[str, str | int | float | bool] = {"bootstrap.servers": stack.endpoints.bootstrap_servers}
+    admin = AdminClient({**servers, "log_level": 0})
+    topics = [topic for topic in admin.list_topics(timeout=10).topics if ".evolving_" in topic]
+    for group in admin.list_consumer_groups().result().valid:
+        if group.group_id.startswith("cdcpipe-old-consumer-") and group.group_id not in _INTRUDERS:
+            consumer = Consumer({**servers, "group.id": group.group_id, "log_level": 0})
+            consumer.subscribe(topics)
+            _INTRUDERS[group.group_id] = consumer
+    for consumer in _INTRUDERS.values():
+        consumer.poll(0.1)
+
+
 def _foreign_object(stack: LocalStack) -> None:
     from cdcpipe.stack.catalog import open_catalog
     from cdcpipe.stack.local.s3 import s3_client
@@ -272,6 +325,11 @@ SABOTEURS: tuple[Saboteur, ...] = (
         ),
     ),
     Saboteur(
+        "R1.4",
+        "the source does not tell where in its transaction a change stands",
+        reconfigured(SOURCE, {"provide.transaction.metadata": "false"}),
+    ),
+    Saboteur(
         "R1.5",
         "the sink does not evolve its tables",
         reconfigured(SINK, {"iceberg.tables.evolve-schema-enabled": "false"}),
@@ -326,6 +384,11 @@ SABOTEURS: tuple[Saboteur, ...] = (
     Saboteur("R5.2", "schemas need only be backward compatible", of_registry("BACKWARD")),
     Saboteur("R5.3", "the registry checks nothing", of_registry("NONE")),
     Saboteur("R5.4", "one bad record stops the sink", reconfigured(SINK, {"errors.tolerance": "none"})),
+    Saboteur(
+        "R5.5",
+        "another application takes partitions from the old consumer's group",
+        meanwhile(_intrude, every_seconds=0.2),
+    ),
     Saboteur("R6.1", "the monitor does not tell the lag", nothing, plugin="blind_monitor"),
     Saboteur("R6.2", "there is no rule for a component that is down", nothing, plugin="silent_rules"),
     Saboteur(
@@ -334,6 +397,8 @@ SABOTEURS: tuple[Saboteur, ...] = (
         administered("ALTER SYSTEM SET log_min_messages = 'log'", "ALTER SYSTEM SET log_min_error_statement = 'panic'"),
     ),
     Saboteur("R6.4", "the monitor tells half of the memory", nothing, plugin="half_memory"),
+    Saboteur("R6.5", "expectations are not looked at", nothing, plugin="deaf_quality"),
+    Saboteur("R7.2", "the sink writes in clear to a name on the network", plain_to_another_name),
     Saboteur("R7.3", "the source drops what it can't convert", reconfigured(SOURCE, {"errors.tolerance": "all"})),
     Saboteur("R7.5", "PostgreSQL logs no sessions", administered("ALTER SYSTEM SET log_connections = ''")),
 )

@@ -28,10 +28,8 @@ def facts(state: str = "RUNNING", snapshots: int = 2) -> PipelineFacts:
         topics=(Dataset("kafka://127.0.0.1:9092", "cdc.public.orders"),),
         archives=(archive,),
         snapshots={archive.name: tuple(Snapshot(100 + n, AT, 10 * n, 1000 * n, 1) for n in range(1, snapshots + 1))},
-        connectors={
-            SOURCE: Connector(SOURCE, "RUNNING", None),
-            SINK: Connector(SINK, state, "boom" if state == "FAILED" else None),
-        },
+        source=Connector(SOURCE, "RUNNING", None),
+        sink=Connector(SINK, state, "boom" if state == "FAILED" else None),
         namespace="kafka-connect://127.0.0.1:8083",
     )
 

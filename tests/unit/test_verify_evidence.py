@@ -139,6 +139,10 @@ def test_rows_outside_the_offsets_that_were_read_are_not_judged(good: History) -
     report = events(None, kept, archive)
     assert not report["phantom-change@sink"].found
     assert report["phantom-change@sink"].counts["outside"] > 0
+    unbalanced = [
+        each for each in report.accounts if each.archived + each.dead_lettered != each.changes + each.undecoded
+    ]
+    assert unbalanced == []
     del wal
 
 

@@ -429,11 +429,18 @@ def accounts() -> Expr:
     def part(t: Expr, what: str) -> Expr:
         return t.select(*RECORD, what=ibis.literal(what))
 
+    def covered(t: Expr) -> Expr:
+        """Without what lies beyond the log ledger, such as rows of the same hour that were archived before."""
+        known = PARTITIONS.select(p_topic="topic", p_partition="partition", begin="begin", end="end")
+        t = t.left_join(known, [t["topic"] == known["p_topic"], t["partition"] == known["p_partition"]])
+        outside = (t["offset"] < t["begin"]).fill_null(False) | (t["offset"] >= t["end"]).fill_null(False)
+        return t.filter(~outside)
+
     filtered = LOG.filter(LOG["op"] != "m").semi_join(FILTERED, "table")
     t = ibis.union(
         part(LOG.filter(LOG["op"] != "m"), "changes"),
-        part(_archived(), "archived"),
-        part(DEAD_LETTERS.filter(DEAD_LETTERS["offset"].notnull()), "dead_lettered"),
+        part(covered(_archived()), "archived"),
+        part(covered(DEAD_LETTERS.filter(DEAD_LETTERS["offset"].notnull())), "dead_lettered"),
         part(filtered, "filtered"),
         part(TOMBSTONES, "tombstones"),
         part(UNDECODED, "undecoded"),

@@ -19,7 +19,6 @@ import httpx2
 from cdcpipe.errors import MachineError, MissingExtra, ServiceError
 from cdcpipe.observe.lineage.facts import Connector, Dataset, PipelineFacts, Snapshot
 from cdcpipe.observe.lineage.validate import problems
-from cdcpipe.stack.endpoints import SINK, SOURCE
 
 __all__ = ["Emitter", "FileTarget", "HttpTarget", "Target", "target_of"]
 
@@ -121,13 +120,12 @@ class Emitter:
                     _dataset_event(dataset),
                     lambda name=name, columns=columns: self._told.datasets.update({name: columns}),
                 )
-        source, sink = facts.connectors.get(SOURCE), facts.connectors.get(SINK)
         archives = [each for each in facts.archives if each is not None]
-        if source is not None:
-            yield from self._job(facts, source, facts.tables, facts.topics)
-        if sink is not None:
-            yield from self._job(facts, sink, facts.topics, archives)
-            yield from self._commits(facts, sink)
+        if facts.source is not None:
+            yield from self._job(facts, facts.source, facts.tables, facts.topics)
+        if facts.sink is not None:
+            yield from self._job(facts, facts.sink, facts.topics, archives)
+            yield from self._commits(facts, facts.sink)
 
     def _job(
         self, facts: PipelineFacts, connector: Connector, inputs: Sequence[Dataset], outputs: Sequence[Dataset]

@@ -62,13 +62,17 @@ class PipelineFacts:
     archives: tuple[Dataset | None, ...]
     snapshots: Mapping[str, tuple[Snapshot, ...]]
     """Archive's name -> snapshots, oldest first."""
-    connectors: Mapping[str, Connector]
+    source: Connector | None
+    sink: Connector | None
     namespace: str
     """Of the jobs."""
 
 
-def read_facts(endpoints: Endpoints) -> PipelineFacts:
-    """Ask Connect, PostgreSQL, the registry and the catalog. Raises the `ServiceError` of the one that fails."""
+def read_facts(endpoints: Endpoints, *, source: str = SOURCE, sink: str = SINK) -> PipelineFacts:
+    """Ask Connect, PostgreSQL, the registry and the catalog. `source` and `sink` are names of connectors.
+
+    Raises the `ServiceError` of the server that fails.
+    """
     topics = change_topics(endpoints)
     names = [topic.removeprefix(f"{endpoints.topic_prefix}.") for topic in topics]
     columns = _columns(endpoints, names)
@@ -83,9 +87,10 @@ def read_facts(endpoints: Endpoints) -> PipelineFacts:
     archives, snapshots = _archives(endpoints, topics)
     with ConnectClient(endpoints.connect_url, timeout_seconds=20) as connect:
         deployed = connect.connectors()
-        connectors = {name: _connector(connect, name) for name in (SOURCE, SINK) if name in deployed}
+        told = {name: _connector(connect, name) for name in (source, sink) if name in deployed}
     place = endpoints.connect_url.partition("://")[2]
-    return PipelineFacts(tables, logs, archives, snapshots, connectors, f"kafka-connect://{place}")
+    jobs = f"kafka-connect://{place}"
+    return PipelineFacts(tables, logs, archives, snapshots, told.get(source), told.get(sink), jobs)
 
 
 def _columns(endpoints: Endpoints, names: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
