@@ -29,10 +29,13 @@ demo: venv ## run the whole pipeline on this machine and judge it
 	$(VENV)/bin/cdcpipe demo
 
 test: venv ## the gate: unit, property, whole commands, real servers (about 20 minutes)
-	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow and not kind" $(PYTEST_ARGS)
 
 test-all: venv ## every test, the long ones too: migrations, differentials, damage (about an hour)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-kind: venv ## the same pipeline on a kind cluster (wants docker, kind and kubectl; about 12 minutes)
+	$(VENV)/bin/python -m pytest tests/kind -m "kind and not slow" $(PYTEST_ARGS)
 
 test-spark: venv ## the checks on Spark too; installs it (430 MB), wants a Java 17 or 21 in JAVA_HOME
 	$(VENV)/bin/python -m pip install -q "pyspark>=4.0"
@@ -50,4 +53,4 @@ lint: venv ## ruff, mypy, codespell
 bench: venv ## all benchmarks; JSON lines on stdout
 	@for f in benchmarks/bench_*.py; do $(VENV)/bin/python $$f || exit 1; done
 
-.PHONY: help venv lock demo test test-all test-spark gate lint bench
+.PHONY: help venv lock demo test test-all test-kind test-spark gate lint bench

@@ -133,6 +133,9 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ManagedStack]:
 
     target, folder = pytestconfig.getoption("cdcpipe_target"), pytestconfig.getoption("cdcpipe_stack")
     with running_stack(target, _settings(pytestconfig), folder=folder, tables=Shop.TABLES) as running:
+        recorder = pytestconfig.pluginmanager.get_plugin(_RECORDER)
+        if recorder is not None:
+            recorder.components = running.components
         yield running
 
 

@@ -203,10 +203,11 @@ def plain_to_another_name(stack: LocalStack) -> Iterator[None]:
     loop = asyncio.new_event_loop()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError), contextlib.closing(writer):
+        with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
+        writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, ahead = await asyncio.open_connection(target.hostname, target.port)
@@ -223,6 +224,10 @@ def plain_to_another_name(stack: LocalStack) -> Iterator[None]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.close()
 
 
 _INTRUDERS: dict[str, Any] = {}
@@ -315,7 +320,7 @@ def _stutter(stack: LocalStack) -> None:
 
 SABOTEURS: tuple[Saboteur, ...] = (
     Saboteur("R1.1", "somebody writes an event of another database", meanwhile(_forge, every_seconds=0.2)),
-    Saboteur("R1.2", "the source skips updates", reconfigured(SOURCE, {"skipped.operations": "u"})),
+    Saboteur("R1.2", "the source skips deletes", reconfigured(SOURCE, {"skipped.operations": "d"})),
     Saboteur(
         "R1.3",
         "a trigger hangs on a captured table",

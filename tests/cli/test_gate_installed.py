@@ -17,7 +17,7 @@ from tests.stack.describing import described
 
 from cdcpipe.stack.local.stack import LocalStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 

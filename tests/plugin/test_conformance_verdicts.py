@@ -287,6 +287,34 @@ def test_artefacts_are_kept_in_the_run_and_linked_from_every_page(run: Run) -> N
         assert (folder / link).resolve() == where.resolve()
 
 
+def test_how_each_log_ended_is_kept_of_a_test_that_did_not_pass(run: Run) -> None:
+    suite = """
+        import pytest
+
+        class Server:
+            def log_tail(self, lines):
+                return ["it began", "it broke"]
+
+        @pytest.fixture(autouse=True)
+        def servers(request):
+            request.config.pluginmanager.get_plugin("cdcpipe-conformance").components = {"connect": Server()}
+
+        @pytest.mark.criterion("R1.1")
+        def test_bad(evidence):
+            evidence.figure("events", 0)
+            assert evidence is None, "nothing came"
+
+        @pytest.mark.criterion("R1.2")
+        def test_good(evidence):
+            evidence.figure("events", 1)
+    """
+    ran = run(suite)
+    (kept,) = ran.row("R1.1")["artefacts"].values()
+    assert Path(kept).name == "connect.log"
+    assert Path(kept).read_text(encoding="utf-8") == "it began\nit broke"
+    assert ran.row("R1.2")["artefacts"] == {}
+
+
 def test_the_report_says_how_to_replay_it(run: Run) -> None:
     ran = run(GOOD, "--seed=41")
     facts = ran.matrix["facts"]

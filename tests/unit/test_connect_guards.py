@@ -223,6 +223,8 @@ BROKEN = [
     Broken("SEC-03", worker("config.providers.file.param.allowed.paths", None)),
     Broken("SEC-04", sink("errors.log.include.messages", "true")),
     Broken("SEC-05", sink("iceberg.catalog.s3.endpoint", "http://s3.example.org:9000")),
+    Broken("SEC-05", sink("iceberg.catalog.s3.endpoint", "http://minio:9000")),
+    Broken("SEC-05", sink("iceberg.catalog.s3.endpoint", "http://s3.storage.svc:9000")),
 ]
 
 

@@ -14,6 +14,7 @@ from cdcpipe.connect.properties import write_properties
 from cdcpipe.errors import MachineError
 from cdcpipe.settings import ContainerSettings, load_settings
 from cdcpipe.stack.artefacts import Store
+from cdcpipe.stack.certificate import Certificate, self_signed
 from cdcpipe.stack.containers import ContainerPlan, ContainerSpec, ContainerStack, specifications
 from cdcpipe.stack.local.state import Credentials
 
@@ -25,16 +26,21 @@ def plan() -> ContainerPlan:
     return ContainerPlan(PORTS, Credentials.new())
 
 
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    return self_signed("s3", names=["s3"])
+
+
 @pytest.fixture
-def specs(plan: ContainerPlan) -> dict[str, ContainerSpec]:
-    return specifications(plan, ContainerSettings(), plugins=Path("/cache/plugins"))
+def specs(plan: ContainerPlan, certificate: Certificate) -> dict[str, ContainerSpec]:
+    return specifications(plan, ContainerSettings(), plugins=Path("/cache/plugins"), certificate=certificate)
 
 
 def test_clients_outside_use_ports_of_loopback_and_servers_each_others_names(plan: ContainerPlan) -> None:
     outside, inside = plan.outside, plan.inside
     assert outside.bootstrap_servers == "127.0.0.1:25002"
     assert inside.bootstrap_servers == "kafka-1:19092"
-    assert (outside.s3.url, inside.s3.url) == ("http://127.0.0.1:25003", "http://s3:8333")
+    assert (outside.s3.url, inside.s3.url) == ("http://127.0.0.1:25003", "https://s3:8334")
     assert (outside.postgres.port, inside.postgres.host, inside.postgres.port) == (25001, "postgres", 5432)
     assert inside.registry_url == "http://registry:8080/apis/ccompat/v7"
     assert inside.connect_url == outside.connect_url == "http://127.0.0.1:25005"
@@ -72,10 +78,10 @@ def test_no_command_holds_a_credential(plan: ContainerPlan, specs: dict[str, Con
     assert [each["name"] for each in identities] == ["admin", "pipeline"]
 
 
-def test_every_image_is_a_setting(plan: ContainerPlan, tmp_path: Path) -> None:
+def test_every_image_is_a_setting(plan: ContainerPlan, certificate: Certificate, tmp_path: Path) -> None:
     (tmp_path / "cdcpipe.toml").write_text('[containers]\nkafka = "own/kafka:1"\n', encoding="utf-8")
     images = load_settings(file=tmp_path / "cdcpipe.toml").containers
-    specs = specifications(plan, images, plugins=tmp_path)
+    specs = specifications(plan, images, plugins=tmp_path, certificate=certificate)
     assert specs["kafka-1"].image == "own/kafka:1"
     assert specs["postgres"].image.startswith("postgres:")
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol, Self, TypeVar
 
@@ -29,10 +29,7 @@ from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import CdcpipeError, ConnectError, PostgresError
 from cdcpipe.events import Listener, Notice, Progress
 from cdcpipe.faults.journal import Journal, heal
-from cdcpipe.ledger.archive import read_iceberg
 from cdcpipe.ledger.canonical import Modes
-from cdcpipe.ledger.catalogue import Catalogue
-from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.component import wait_until
@@ -40,6 +37,7 @@ from cdcpipe.stack.endpoints import SINK, SOURCE
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify.outcome import Report
 from cdcpipe.verify.progress import Bounds
+from cdcpipe.verify.reading import Captured
 from cdcpipe.verify.settle import Settlement, captured_topics, end_offsets, mark, settle
 
 __all__ = ["Session"]
@@ -285,44 +283,14 @@ class Session:
         self._closing.close()  # probe and sampler: what they commit and ask now would only be in the way
         with ConnectClient(self._endpoints.connect_url, timeout_seconds=30) as client:
             modes = Modes.from_config(client.config(SOURCE))
-        log = phase("log", "reading the log", lambda: self._read_log(modes))
-        archive = phase("archive", "reading the archive", lambda: self._read_archive(modes))
+        # All that is captured: a taken stack may hold tables of earlier runs too.
+        captured, ledgers = Captured.of(self._endpoints, modes), self._run / "ledgers"
+        log = phase("log", "reading the log", lambda: captured.log(ledgers / "log", begin=self._begin))
+        archive = phase(
+            "archive", "reading the archive", lambda: captured.archive(ledgers / "archive", since=self._since)
+        )
         wal = phase("wal", "reading the WAL", lambda: self._read_wal(modes))
         return Evidence(wal, log, archive, self._settled.cut)
-
-    def _catalogue(self) -> Catalogue:
-        with psycopg.connect(self._endpoints.postgres.conninfo("witness"), autocommit=True) as connection:
-            return Catalogue.read(connection, publication=self._endpoints.publication)
-
-    def _existing(self) -> dict[str, str]:
-        """Table -> topic of all that is captured: a taken stack may hold tables of earlier runs too."""
-        known = set(captured_topics(self._endpoints))
-        topics = {table: f"{self._endpoints.topic_prefix}.{table}" for table in sorted(self._catalogue().tables)}
-        return {table: topic for table, topic in topics.items() if topic in known}
-
-    def _read_log(self, modes: Modes) -> Ledger:
-        return read_log(
-            self._endpoints.bootstrap_servers,
-            self._run / "ledgers" / "log",
-            topics=self._existing(),
-            catalogue=self._catalogue(),
-            registry_url=self._endpoints.registry_url,
-            modes=modes,
-            begin=self._begin,
-            transaction_topic=self._endpoints.transaction_topic,
-            dead_letter_topic=self._endpoints.dead_letter_topic,
-        )
-
-    def _read_archive(self, modes: Modes) -> Ledger:
-        begin = (self._since - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
-        return read_iceberg(
-            self._endpoints,
-            self._run / "ledgers" / "archive",
-            topics=self._existing(),
-            catalogue=self._catalogue(),
-            modes=modes,
-            begin=begin,
-        )
 
     def _read_wal(self, modes: Modes) -> Ledger:
         witness = WalWitness(

@@ -7,8 +7,6 @@ towards AWS: it negotiates, checks the certificate and the name in it, and refus
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import ipaddress
 import os
 import select
 import socket
@@ -24,13 +22,13 @@ from urllib.parse import urlsplit
 from cdcpipe.conformance.pipeline import Pipeline
 from cdcpipe.conformance.records import archived_rows, await_archived
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import ConnectUnavailable, MissingExtra
+from cdcpipe.errors import ConnectUnavailable
+from cdcpipe.stack.certificate import self_signed, trusting
 from cdcpipe.stack.component import wait_until
 
 __all__ = ["Encrypted", "TlsFront", "archive_over_tls", "make_certificate"]
 
 _ENDPOINT = "iceberg.catalog.s3.endpoint"
-_STORE_PASSWORD = "changeit"  # of a file with a certificate, which is no secret; the JVM's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +46,13 @@ class Encrypted:
 
 def make_certificate(folder: Path) -> tuple[Path, Path, Path]:
     """A certificate for 127.0.0.1 that signs itself: `(certificate, key, Java trust store)`. Raises `MissingExtra`."""
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import pkcs12
-    except ImportError:
-        raise MissingExtra("observe", "a certificate") from None
+    made = self_signed("cdcpipe conformance", names=["localhost"], addresses=["127.0.0.1"], extra="observe")
     folder.mkdir(parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "cdcpipe conformance")])
-    now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(days=2))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
     paths = folder / "certificate.pem", folder / "key.pem", folder / "trust.p12"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    with os.fdopen(os.open(paths[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-    store = pkcs12.serialize_java_truststore(
-        [pkcs12.PKCS12Certificate(certificate, b"cdcpipe")],
-        serialization.BestAvailableEncryption(_STORE_PASSWORD.encode()),
-    )
-    paths[2].write_bytes(store)
+    paths[0].write_text(made.certificate, encoding="ascii")
+    with os.fdopen(os.open(paths[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(made.key)
+    paths[2].write_bytes(made.trust_store)
     return paths
 
 
@@ -214,17 +182,13 @@ def _trusting(pipeline: Pipeline, store: Path) -> Iterator[None]:
     """The worker restarted with our trust store, and again without behind the block."""
     worker: Any = pipeline.stack.components["connect"]
     own = worker.env
-    options = (
-        f"-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStoreType=PKCS12 "
-        f"-Djavax.net.ssl.trustStorePassword={_STORE_PASSWORD}"
-    )
 
     def restart() -> None:
         worker.stop()
         worker.start()
         worker.await_ready(timeout_seconds=120)
 
-    worker.env = lambda: {**own(), "JDK_JAVA_OPTIONS": options}
+    worker.env = lambda: {**own(), "JDK_JAVA_OPTIONS": trusting(str(store))}
     try:
         restart()
         yield

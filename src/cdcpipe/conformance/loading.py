@@ -15,24 +15,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-import psycopg
-
 from cdcpipe.conformance.pipeline import Pipeline
 from cdcpipe.conformance.watching import Scrape
 from cdcpipe.demo.result import Sample, quantile
 from cdcpipe.demo.sampler import Sampler
 from cdcpipe.demo.tap import LogTap
-from cdcpipe.errors import CdcpipeError, PostgresError
+from cdcpipe.errors import CdcpipeError
 from cdcpipe.events import ignore
-from cdcpipe.ledger.archive import read_iceberg
-from cdcpipe.ledger.catalogue import Catalogue
-from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.deploy import await_flow
-from cdcpipe.stack.endpoints import WATERMARK_TABLE
 from cdcpipe.verify.judge import events
 from cdcpipe.verify.outcome import Report
+from cdcpipe.verify.reading import Captured
 from cdcpipe.verify.settle import Settlement, captured_topics, end_offsets
 from cdcpipe.workload.tally import WorkloadResult
 
@@ -112,9 +107,10 @@ def run_load(
         settled = pipeline.settle(timeout_seconds=300)
         settle_seconds = time.monotonic() - ended
         settled.cut.save(folder / "ledgers" / "cut.json")
-        log = _read_log(pipeline, folder, begin)
+        captured = Captured.of(endpoints)
+        log = captured.log(folder / "ledgers" / "log", begin=begin)
         wal = witness.stop(timeout_seconds=600)
-    archive = _read_archive(pipeline, folder, begun)
+    archive = captured.archive(folder / "ledgers" / "archive", since=begun)
     report = events(wal, log, archive, cut=settled.cut, level=pipeline.level, temp_folder=folder)
     return Load(
         offered=rate,
@@ -156,47 +152,3 @@ class _Scraping:
         while not self._stop.wait(_SCRAPE_SECONDS):
             with contextlib.suppress(CdcpipeError):
                 self.taken.append(self._scrape())
-
-
-def _catalogue(pipeline: Pipeline) -> Catalogue:
-    endpoints = pipeline.endpoints
-    try:
-        with contextlib.closing(psycopg.connect(endpoints.postgres.conninfo("witness"), autocommit=True)) as connection:
-            return Catalogue.read(connection, publication=endpoints.publication)
-    except psycopg.Error as error:
-        raise PostgresError(f"the captured tables can't be listed: {str(error).strip()}") from error
-
-
-def _topics(pipeline: Pipeline, catalogue: Catalogue) -> dict[str, str]:
-    """Of every captured table that has one, not only ours: the WAL holds them all, whoever writes to them."""
-    endpoints = pipeline.endpoints
-    known = set(captured_topics(endpoints))
-    captured = (name for name in catalogue.tables if name.partition(".")[0] in endpoints.captured_schemas)
-    topics = {name: pipeline.topic_of(name) for name in sorted({*captured, WATERMARK_TABLE})}
-    return {name: topic for name, topic in topics.items() if topic in known}
-
-
-def _read_log(pipeline: Pipeline, folder: Path, begin: Mapping[tuple[str, int], int]) -> Ledger:
-    endpoints, catalogue = pipeline.endpoints, _catalogue(pipeline)
-    return read_log(
-        endpoints.bootstrap_servers,
-        folder / "ledgers" / "log",
-        topics=_topics(pipeline, catalogue),
-        catalogue=catalogue,
-        registry_url=endpoints.registry_url,
-        begin=dict(begin),
-        transaction_topic=endpoints.transaction_topic,
-        dead_letter_topic=endpoints.dead_letter_topic,
-    )
-
-
-def _read_archive(pipeline: Pipeline, folder: Path, begun: datetime) -> Ledger:
-    catalogue = _catalogue(pipeline)
-    hour = begun.replace(minute=0, second=0, microsecond=0)
-    return read_iceberg(
-        pipeline.endpoints,
-        folder / "ledgers" / "archive",
-        topics=_topics(pipeline, catalogue),
-        catalogue=catalogue,
-        begin=hour,
-    )

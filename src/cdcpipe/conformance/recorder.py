@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 from collections.abc import Generator, Iterable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -17,10 +18,14 @@ from cdcpipe.conformance.matrix import Matrix, Outcome, RowVerdict, judge
 from cdcpipe.conformance.waivers import Waiver, load_waivers
 from cdcpipe.errors import CdcpipeError, UsageError
 
+if TYPE_CHECKING:
+    from cdcpipe.stack.component import Component
+
 __all__ = ["NAME", "Recorder", "criteria_of"]
 
 NAME: Final = "cdcpipe-conformance"
 _EVIDENCE: Final = "_cdcpipe_evidence"
+_LOG_LINES: Final = 1_000
 
 
 def criteria_of(item: pytest.Item) -> tuple[str, ...]:
@@ -39,6 +44,7 @@ class Recorder:
         self.bounds: dict[str, float] = dict(self.criteria.bounds)
         self.folder = runs.resolve() / "conformance" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
         self.versions: dict[str, str] = {}
+        self.components: Mapping[str, Component] = {}
         self.trouble: list[str] = []
         self._interrupted = False
         self._allow_inconclusive: bool = config.getoption("cdcpipe_allow_inconclusive")
@@ -125,6 +131,8 @@ class Recorder:
         if before is not None:
             verdict, reason = _worse((before.verdict, before.reason), (verdict, reason))
         evidence = self.evidence(item)
+        if verdict in (RowVerdict.FAIL, RowVerdict.INCONCLUSIVE) and told is not None:
+            self._keep_logs(evidence)
         self._outcomes[item.nodeid] = Outcome(
             item.nodeid,
             criteria_of(item),
@@ -136,6 +144,12 @@ class Recorder:
         )
         if told is not None and verdict is not RowVerdict.PASS:
             self._show(item, call.excinfo, report, verdict, reason)
+
+    def _keep_logs(self, evidence: Evidence) -> None:
+        """How each component's log ended when the test did: a stack of ours is removed with its logs."""
+        for name, component in self.components.items():
+            with contextlib.suppress(CdcpipeError, OSError):
+                evidence.artefact(f"{name}.log", "\n".join(component.log_tail(_LOG_LINES)))
 
     def _show(
         self,

@@ -13,23 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import psycopg
-
 from cdcpipe.demo.result import DemoResult, Latency, PhaseTime, quantile
 from cdcpipe.demo.sampler import Sampler
 from cdcpipe.demo.tap import LogTap
 from cdcpipe.errors import UsageError
 from cdcpipe.events import Listener, Notice, PhaseFinished, PhaseStarted, ignore
-from cdcpipe.ledger.archive import read_iceberg
-from cdcpipe.ledger.catalogue import Catalogue
-from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.settings import Settings
-from cdcpipe.stack.endpoints import WATERMARK_TABLE, Endpoints
+from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify.judge import events as verify_events
 from cdcpipe.verify.outcome import Report
+from cdcpipe.verify.reading import Captured
 from cdcpipe.verify.settle import settle
 from cdcpipe.workload import Shop, Workload, WorkloadResult
 
@@ -127,7 +123,6 @@ def run_demo(plan: DemoSettings, settings: Settings, *, listener: Listener = ign
 
 def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -> tuple[DemoResult, Report]:
     endpoints, shop = stack.endpoints, Shop(seed=plan.seed)
-    tables = (*shop.TABLES, WATERMARK_TABLE)
 
     phases.run("tables", "making the shop's tables", lambda: shop.create(endpoints.postgres))
     witness = WalWitness(
@@ -145,8 +140,9 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
         )
         (run / "ledgers").mkdir(exist_ok=True)
         settled.cut.save(run / "ledgers" / "cut.json")  # so that `cdcpipe verify run` judges as far as we do
-        log, wal = phases.run("ledgers", "reading the log and the WAL", lambda: _read(endpoints, tables, run, witness))
-        archive = phases.run("archive", "reading the archive", lambda: _read_archive(endpoints, tables, run))
+        captured = Captured.of(endpoints)
+        log, wal = phases.run("ledgers", "reading the log and the WAL", lambda: _read(captured, run, witness))
+        archive = phases.run("archive", "reading the archive", lambda: captured.archive(run / "ledgers" / "archive"))
     report = phases.run(
         "verify", "comparing every change", lambda: verify_events(wal, log, archive, cut=settled.cut, temp_folder=run)
     )
@@ -183,32 +179,10 @@ def _load(
         return sampler, work.wait()
 
 
-def _read(endpoints: Endpoints, tables: tuple[str, ...], run: Path, witness: WalWitness) -> tuple[Ledger, Ledger]:
+def _read(captured: Captured, run: Path, witness: WalWitness) -> tuple[Ledger, Ledger]:
     # The log first: the wal ledger, which goes on until it is stopped, then covers all of it.
-    log = read_log(
-        endpoints.bootstrap_servers,
-        run / "ledgers" / "log",
-        topics=_topics(endpoints, tables),
-        catalogue=_catalogue(endpoints),
-        registry_url=endpoints.registry_url,
-        transaction_topic=endpoints.transaction_topic,
-        dead_letter_topic=endpoints.dead_letter_topic,
-    )
+    log = captured.log(run / "ledgers" / "log")
     return log, witness.stop(timeout_seconds=600)
-
-
-def _read_archive(endpoints: Endpoints, tables: tuple[str, ...], run: Path) -> Ledger:
-    topics = _topics(endpoints, tables)
-    return read_iceberg(endpoints, run / "ledgers" / "archive", topics=topics, catalogue=_catalogue(endpoints))
-
-
-def _topics(endpoints: Endpoints, tables: tuple[str, ...]) -> dict[str, str]:
-    return {table: f"{endpoints.topic_prefix}.{table}" for table in tables}
-
-
-def _catalogue(endpoints: Endpoints) -> Catalogue:
-    with psycopg.connect(endpoints.postgres.conninfo("witness"), autocommit=True) as connection:
-        return Catalogue.read(connection, publication=endpoints.publication)
 
 
 def _result(

@@ -28,6 +28,7 @@ from cdcpipe.errors import CdcpipeError, ComponentFailed, MachineError, MissingE
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, ignore
 from cdcpipe.settings import ContainerSettings
 from cdcpipe.stack.artefacts import Store
+from cdcpipe.stack.certificate import Certificate, self_signed, trusting
 from cdcpipe.stack.component import ComponentState, Readiness, wait_until
 from cdcpipe.stack.deploy import await_flow, deploy_connectors, ensure_topics, set_compatibility
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, S3Endpoint
@@ -44,8 +45,10 @@ __all__ = ["ContainerComponent", "ContainerPlan", "ContainerSpec", "ContainerSta
 
 _NAMES = ("postgres", "kafka-1", "s3", "registry", "connect")
 _PORTS = {"postgres": 5432, "kafka-1": 9092, "s3": 8333, "registry": 8080, "connect": 8083}
+_S3_TLS_PORT = 8334
 _ETC = "/etc/cdcpipe"
 _SECRETS = f"{_ETC}/secrets/pipeline.properties"
+_S3_CERTIFICATE, _S3_KEY, _TRUST = f"{_ETC}/s3.crt", f"{_ETC}/s3.key", f"{_ETC}/trust.p12"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,9 @@ class ContainerPlan:
         """For servers in the network. The broker's own listener for it has another port; only we call Connect."""
         places = {name: (name, port) for name, port in _PORTS.items()}
         inside = self._endpoints({**places, "kafka-1": ("kafka-1", 19092)})
-        return replace(inside, connect_url=self.outside.connect_url)
+        # What leaves loopback is encrypted: clients on this machine have the port in clear, the sink has the other.
+        s3 = replace(inside.s3, url=f"https://s3:{_S3_TLS_PORT}")
+        return replace(inside, connect_url=self.outside.connect_url, s3=s3)
 
     @property
     def settings(self) -> PipelineSettings:
@@ -103,11 +108,16 @@ class ContainerSpec:
     image: str
     environment: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = ()
-    files: Mapping[str, str | Path] = field(default_factory=dict)
+    files: Mapping[str, str | bytes | Path] = field(default_factory=dict)
 
 
-def specifications(plan: ContainerPlan, images: ContainerSettings, *, plugins: Path) -> dict[str, ContainerSpec]:
-    """Name -> container, in the order in which they start. `plugins` is the worker's plugin path on this machine."""
+def specifications(
+    plan: ContainerPlan, images: ContainerSettings, *, plugins: Path, certificate: Certificate
+) -> dict[str, ContainerSpec]:
+    """Name -> container, in the order in which they start.
+
+    `plugins` is the worker's plugin path on this machine, `certificate` that of the S3 server.
+    """
     admin, registry = plan.credentials.roles["admin"], plan.credentials.roles["registry"]
     postgres = {"POSTGRES_USER": admin.name, "POSTGRES_PASSWORD": str(admin.password), "POSTGRES_DB": "postgres"}
     logical = ("-c", "wal_level=logical", "-c", "max_replication_slots=20", "-c", "max_wal_senders=20")
@@ -120,8 +130,16 @@ def specifications(plan: ContainerPlan, images: ContainerSettings, *, plugins: P
         ContainerSpec(
             "s3",
             images.s3,
-            command=("server", "-s3", f"-s3.config={_ETC}/s3.json", "-dir=/data", "-ip.bind=0.0.0.0", "-volume.max=50"),
-            files={f"{_ETC}/s3.json": _identities(plan)},
+            command=(
+                *("server", "-s3", f"-s3.config={_ETC}/s3.json", "-dir=/data", "-ip.bind=0.0.0.0", "-volume.max=50"),
+                f"-s3.port.https={_S3_TLS_PORT}",
+                *(f"-s3.cert.file={_S3_CERTIFICATE}", f"-s3.key.file={_S3_KEY}"),
+            ),
+            files={
+                f"{_ETC}/s3.json": _identities(plan),
+                _S3_CERTIFICATE: certificate.certificate,
+                _S3_KEY: certificate.key,
+            },
         ),
         ContainerSpec(
             "registry",
@@ -137,11 +155,12 @@ def specifications(plan: ContainerPlan, images: ContainerSettings, *, plugins: P
         ContainerSpec(
             "connect",
             images.connect,
-            {"KAFKA_HEAP_OPTS": "-Xms256m -Xmx768m"},
+            {"KAFKA_HEAP_OPTS": "-Xms256m -Xmx768m", "KAFKA_OPTS": trusting(_TRUST)},
             ("/opt/kafka/bin/connect-distributed.sh", f"{_ETC}/worker.properties"),
             {
                 f"{_ETC}/worker.properties": write_properties(config.to_config()),
                 _SECRETS: write_properties(dict(secret_values(plan.inside))),
+                _TRUST: certificate.trust_store,
                 "/opt/plugins": plugins,
             },
         ),
@@ -325,7 +344,8 @@ class ContainerStack:
             raise
 
     def _start(self, tables: tuple[str, ...]) -> None:
-        specs = specifications(self._plan, self._images, plugins=self._plugins())
+        certificate = self_signed("cdcpipe s3", names=["s3"], extra="containers")
+        specs = specifications(self._plan, self._images, plugins=self._plugins(), certificate=certificate)
         run = self._network()
         asks = self._asks()
         before: dict[str, Callable[[], None]] = {
@@ -397,8 +417,8 @@ class ContainerStack:
             file.parent.mkdir(parents=True, exist_ok=True)
             # The folder above is ours alone; in the container the file belongs to nobody that it knows.
             self.folder.chmod(0o700)
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w", encoding="utf-8") as out:
-                out.write(content)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as out:
+                out.write(content.encode() if isinstance(content, str) else content)
             yield path, file
 
     def _prepare_databases(self) -> None:

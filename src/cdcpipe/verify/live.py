@@ -10,19 +10,13 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import EvidenceError, PostgresError
-from cdcpipe.ledger.archive import read_folders, read_iceberg
+from cdcpipe.errors import EvidenceError
 from cdcpipe.ledger.canonical import Modes
-from cdcpipe.ledger.catalogue import Catalogue
-from cdcpipe.ledger.log import read_log
-from cdcpipe.ledger.objects import Bucket
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
@@ -31,6 +25,7 @@ from cdcpipe.verify.evidence import Cut
 from cdcpipe.verify.fold import compare_state
 from cdcpipe.verify.judge import events
 from cdcpipe.verify.outcome import Report, VerifiedThrough
+from cdcpipe.verify.reading import Captured
 from cdcpipe.verify.schema import SchemaFacts
 from cdcpipe.verify.schemafacts import of_registry
 from cdcpipe.verify.settle import Marker, captured_topics, end_offsets, mark, settle
@@ -85,30 +80,17 @@ def events_of(
             tell("waiting until what was committed is archived")
             settled = settle(endpoints, source=source, sink=sink, timeout_seconds=timeout_seconds)
             settled.cut.save(run / "ledgers" / "cut.json")
-            # Only now: tables that were made meanwhile are there too, and every transaction id is below the next one.
-            catalogue = _catalogue(endpoints)
-            topics = _existing_topics(endpoints, _captured(endpoints, catalogue))
+            captured = Captured.of(endpoints, modes)
             tell("reading the log")
-            log = read_log(
-                endpoints.bootstrap_servers,
-                run / "ledgers" / "log",
-                topics=topics,
-                catalogue=catalogue,
-                registry_url=endpoints.registry_url,
-                modes=modes,
-                begin=begin,
-                transaction_topic=endpoints.transaction_topic,
-                dead_letter_topic=endpoints.dead_letter_topic,
-                images=True,
-            )
+            log = captured.log(run / "ledgers" / "log", begin=begin, images=True)
             tell("reading the archive")
-            archive = _archive(endpoints, run / "ledgers" / "archive", topics, catalogue, modes, begun)
+            archive = captured.archive(run / "ledgers" / "archive", since=begun, images=True)
             tell("reading the rest of the WAL")
             wal = witness.stop(timeout_seconds=timeout_seconds)
         tell("comparing")
         if endpoints.registry_url:
             written = log.manifest.schemas
-            versions = of_registry(endpoints.registry_url, topics.values(), written)
+            versions = of_registry(endpoints.registry_url, captured.topics.values(), written)
             terms.setdefault("schemas", SchemaFacts(versions=versions or None))
         return events(wal, log, archive, cut=settled.cut, temp_folder=run, **terms)
 
@@ -151,7 +133,7 @@ def _state_once(
     tell: Tell,
     timeout_seconds: float,
 ) -> tuple[Report, StateRead]:
-    wanted = tables if tables is not None else _captured(endpoints, _catalogue(endpoints))
+    wanted = Captured.of(endpoints).tables if tables is None else tables
     markers: list[Marker] = []
     tell("reading the tables in one snapshot")
     read = read_state(
@@ -166,9 +148,7 @@ def _state_once(
     settled = settle(endpoints, source=source, sink=sink, marker=markers[0], timeout_seconds=timeout_seconds)
     tell("reading the archive")
     # Only now: the topic of a new table comes with its first change.
-    catalogue = _catalogue(endpoints)
-    topics = _existing_topics(endpoints, read.tables)
-    archive = _archive(endpoints, run / "ledgers" / "archive", topics, catalogue, modes, None)
+    archive = Captured.of(endpoints, modes, tables=read.tables).archive(run / "ledgers" / "archive")
     tell("comparing")
     cut = settled.cut
     report = compare_state(read, archive, reached=cut.reached, waiting_for=cut.waiting_for, temp_folder=run)
@@ -229,46 +209,3 @@ def _skipped(config: dict[str, str]) -> tuple[str, ...]:
     """Operations that the connector doesn't publish. Debezium's default is to skip truncates."""
     given = config.get("skipped.operations", "t")
     return tuple(op for op in (each.strip() for each in given.split(",")) if op and op != "none")
-
-
-def _catalogue(endpoints: Endpoints) -> Catalogue:
-    try:
-        with psycopg.connect(endpoints.postgres.conninfo("witness"), autocommit=True) as connection:
-            return Catalogue.read(connection, publication=endpoints.publication)
-    except psycopg.Error as error:
-        raise PostgresError(f"the captured tables can't be listed: {str(error).strip()}") from error
-
-
-def _captured(endpoints: Endpoints, catalogue: Catalogue) -> list[str]:
-    return sorted(name for name in catalogue.tables if name.partition(".")[0] in endpoints.captured_schemas)
-
-
-def _existing_topics(endpoints: Endpoints, tables: Iterable[str]) -> dict[str, str]:
-    """Table -> topic, of the tables that have one: a table without a change has none yet."""
-    known = set(captured_topics(endpoints))
-    topics = {table: f"{endpoints.topic_prefix}.{table}" for table in tables}
-    return {table: topic for table, topic in topics.items() if topic in known}
-
-
-def _archive(
-    endpoints: Endpoints,
-    folder: Path,
-    topics: dict[str, str],
-    catalogue: Catalogue,
-    modes: Modes | None,
-    since: datetime | None,
-) -> Ledger:
-    begin = None if since is None else (since - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
-    images = since is not None
-    if endpoints.catalog is None:
-        return read_folders(
-            Bucket(endpoints.s3),
-            folder,
-            topics=topics,
-            catalogue=catalogue,
-            prefix=endpoints.archive_prefix,
-            modes=modes,
-            begin=begin,
-            images=images,
-        )
-    return read_iceberg(endpoints, folder, topics=topics, catalogue=catalogue, modes=modes, begin=begin, images=images)

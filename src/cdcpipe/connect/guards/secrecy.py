@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from urllib.parse import urlsplit
 
 from cdcpipe.connect.guards.rule import Answer, Hit, guard
@@ -84,8 +86,14 @@ def _plain_http(pipeline: Pipeline) -> Answer:
     for part in pipeline.connectors:
         for key in ("store.url", "iceberg.catalog.s3.endpoint", "aws.s3.endpoint"):
             address = urlsplit(part.get(key))
-            # A name without a dot, or of the cluster's own domain, doesn't leave the machine or the cluster.
-            host = address.hostname or ""
-            near = host.startswith("127.") or "." not in host or host.endswith((".svc", ".local", ".internal"))
-            if address.scheme == "http" and not near:
+            if address.scheme == "http" and not _is_loopback(address.hostname or ""):
                 yield Hit(part, key)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether it is this machine for certain. A short name or one of a cluster may be any other machine."""
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

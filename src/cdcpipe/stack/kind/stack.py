@@ -21,6 +21,7 @@ from cdcpipe.errors import ComponentFailed, StackBusy, StackError, StackNotRunni
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, Notice, PhaseFinished, PhaseStarted, ignore
 from cdcpipe.stack.artefacts import Store
 from cdcpipe.stack.artefacts.lock import load_wanted
+from cdcpipe.stack.certificate import self_signed
 from cdcpipe.stack.component import Component, ComponentState
 from cdcpipe.stack.deploy import await_flow, deploy_connectors, ensure_topics, set_compatibility
 from cdcpipe.stack.endpoints import Endpoints, PostgresEndpoint, S3Endpoint
@@ -38,7 +39,6 @@ from cdcpipe.stack.kind.plan import (
     secret_places,
     secrets_of,
 )
-from cdcpipe.stack.kind.tls import tls_secrets
 from cdcpipe.stack.kind.tools import deploy_folder, tool
 from cdcpipe.stack.link import Link
 from cdcpipe.stack.local.database import prepare_databases
@@ -48,6 +48,7 @@ from cdcpipe.stack.pipeline import PLUGINS, PipelineSettings
 __all__ = ["KindStack"]
 
 _READY_SECONDS = 240
+_S3_NAMES = ("s3", "s3.cdcpipe.svc", "toxiproxy")  # toxiproxy passes TLS on as it is
 # What waiting can't mend.
 _HOPELESS = {"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff", "ErrImagePull"}
 
@@ -279,8 +280,9 @@ class KindStack:
             if self.kube.secret(name) != content:
                 self.kube.apply_secret(name, content)
         if self.plan.s3_local and (self.kube.secret("s3-tls") is None or self.kube.secret("s3-trust") is None):
-            for name, content in tls_secrets().items():
-                self.kube.apply_secret(name, content)
+            made = self_signed("cdcpipe s3", names=_S3_NAMES)
+            self.kube.apply_secret("s3-tls", {"tls.crt": made.certificate, "tls.key": made.key})
+            self.kube.apply_secret("s3-trust", {"ca.p12": made.trust_store.decode(errors="surrogateescape")})
 
     # Servers --------------------------------------------------------------------------------------
 
