@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import psycopg
+from servers import postgres
 
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.endpoints import PostgresEndpoint
-from cdcpipe.stack.local.postgres import Postgres, new_role
 
 CHANGES = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
 ROWS_PER_TRANSACTION = 10
@@ -38,21 +34,15 @@ END LOOP; END $$
 
 def main() -> None:
     """Load, read plainly, read into a ledger."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="cdcpipe-bench-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    server = Postgres(folder / "postgres", folder / "log", port=port, admin=new_role("admin"))
-    server.start()
-    try:
-        server.await_ready()
-        endpoint = PostgresEndpoint("127.0.0.1", port, "postgres", {"admin": server.admin})
+    with postgres() as server:
+        endpoint = PostgresEndpoint("127.0.0.1", server.port, "postgres", {"admin": server.admin})
         with psycopg.connect(endpoint.conninfo("admin"), autocommit=True) as connection:
             connection.execute(TABLE)
             connection.execute("SELECT pg_create_logical_replication_slot('bench', 'pgoutput')")
             # The witness makes its slot, then waits until it is told to stop: all is read in one go, and timed.
-            witness = WalWitness(endpoint, folder / "ledger", publication="cdc", role="admin", poll_seconds=86_400)
+            witness = WalWitness(
+                endpoint, server.folder.parent / "ledger", publication="cdc", role="admin", poll_seconds=86_400
+            )
             witness.start()
             connection.execute(LOAD.format(changes=CHANGES))
             plain = _plain(connection)
@@ -74,9 +64,6 @@ def main() -> None:
                 }
             )
         )
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(connection: psycopg.Connection[tuple[object, ...]]) -> float:

@@ -14,23 +14,21 @@ import argparse
 import json
 import os
 import platform
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import duckdb
 import psycopg
 from bench_verify import PeakMemory
+from servers import postgres
 
 from cdcpipe.ledger.archive import read_folders
 from cdcpipe.ledger.catalogue import Catalogue
 from cdcpipe.ledger.objects import Folder
 from cdcpipe.stack.endpoints import PostgresEndpoint
-from cdcpipe.stack.local.postgres import Postgres, new_role
+from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.verify.cut import read_state
 from cdcpipe.verify.fold import compare_state
 
@@ -112,33 +110,22 @@ def by_reladiff(program: str, postgres: Postgres) -> float:
     return time.perf_counter() - start
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--reladiff", metavar="PROGRAM")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bench-state-", dir="/var/tmp"))
-    folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
-    postgres = Postgres(folder / "postgres", folder / "log", port=free_port(), admin=new_role("admin"))
-    postgres.start()
-    try:
-        postgres.await_ready()
-        xid = make_table(postgres, options.rows)
+    with postgres() as server:
+        folder = server.folder.parent
+        xid = make_table(server, options.rows)
         make_files(folder / "lake", options.rows, xid)
-        table_seconds, files_seconds = plain_reading(postgres, folder / "lake")
-        roles = {"owner": postgres.admin, "witness": postgres.admin}
-        endpoint = PostgresEndpoint("127.0.0.1", postgres.port, "postgres", roles)
+        table_seconds, files_seconds = plain_reading(server, folder / "lake")
+        roles = {"owner": server.admin, "witness": server.admin}
+        endpoint = PostgresEndpoint("127.0.0.1", server.port, "postgres", roles)
         with PeakMemory() as memory:
             start = time.perf_counter()
             state = read_state(endpoint, folder / "state", publication="cdc", tables=[TABLE])
-            with psycopg.connect(postgres.conninfo()) as connection:
+            with psycopg.connect(server.conninfo()) as connection:
                 catalogue = Catalogue.read(connection, publication="cdc")
             read = time.perf_counter()
             ledger = read_folders(
@@ -165,13 +152,10 @@ def main() -> None:
             "duckdb": duckdb.__version__,
         }
         if options.reladiff:
-            public = by_reladiff(options.reladiff, postgres)
+            public = by_reladiff(options.reladiff, server)
             result |= {"reladiff_seconds": round(public, 1), "ratio_to_reladiff": round(seconds / public, 2)}
         json.dump(result, sys.stdout, indent=1)
         print()
-    finally:
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

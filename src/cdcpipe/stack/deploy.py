@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import ConnectUnavailable, KafkaError, PostgresError, RegistryError
+from cdcpipe.errors import ConnectUnavailable, KafkaError, PostgresError, RegistryError, ServiceError
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE, Endpoints
 from cdcpipe.stack.pipeline import (
@@ -121,7 +121,7 @@ def await_flow(endpoints: Endpoints, *, archive: bool, timeout_seconds: float = 
             ends.append(TopicPartition(topic, partition, high))
         consumer.assign(ends)
         probe(endpoints)
-        place = _await_record(consumer, timeout_seconds)
+        place = _await_record(consumer, endpoints, timeout_seconds)
     except KafkaException as error:
         raise KafkaError(f"the probe topic `{topic}` can't be read: {error.args[0].str()}") from error
     finally:
@@ -130,7 +130,7 @@ def await_flow(endpoints: Endpoints, *, archive: bool, timeout_seconds: float = 
         _await_archived(endpoints, topic, place, timeout_seconds)
 
 
-def _await_record(consumer: Consumer, timeout_seconds: float) -> tuple[int, int]:
+def _await_record(consumer: Consumer, endpoints: Endpoints, timeout_seconds: float) -> tuple[int, int]:
     """Partition and offset of the next record whose key is the probe's."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -141,9 +141,21 @@ def _await_record(consumer: Consumer, timeout_seconds: float) -> tuple[int, int]
             assert offset is not None
             return partition, offset
     raise ConnectUnavailable(
-        f"a probe row did not come out of Kafka within {timeout_seconds:g} s, though the source says RUNNING",
+        f"a probe row did not come out of Kafka within {timeout_seconds:g} s; {_states(endpoints)}",
         hint="`cdcpipe logs connect` shows what the source does",
     )
+
+
+def _states(endpoints: Endpoints) -> str:
+    """What Connect says of each connector and task, in one sentence."""
+    try:
+        with ConnectClient(endpoints.connect_url, timeout_seconds=10) as client:
+            found = [client.status(name) for name in client.connectors()]
+    except ServiceError as error:
+        return f"Connect can't be asked: {error.message}"
+    tasks = {each.name: [f"task {task.id} {task.state}" for task in each.tasks] for each in found}
+    said = [", ".join([f"{each.name} {each.state}", *(tasks[each.name] or ["no task"])]) for each in found]
+    return f"Connect says: {'; '.join(said) or 'no connector'}"
 
 
 def _await_archived(endpoints: Endpoints, topic: str, place: tuple[int, int], timeout_seconds: float) -> None:
