@@ -17,12 +17,10 @@ import pytest
 
 from cdcpipe.chaos import ChaosPlan, ChaosResult, run_chaos
 from cdcpipe.chaos.bugs import BUGS, Bug, apply, take_out
-from cdcpipe.chaos.run import bring_up, heal_left, own_stack
 from cdcpipe.chaos.scenarios import scenario_plan
-from cdcpipe.errors import CdcpipeError
+from cdcpipe.chaos.target import TARGETS, Breakable, bring_up, local_of, new_stack, take_down
 from cdcpipe.events import Event, Notice, PhaseFinished
 from cdcpipe.settings import Settings, load_settings
-from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify import Verdict
 
 
@@ -45,11 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
 class Chaos:
     """Runs plans. `chaos("worker_kill")` runs a scenario and demands that it passed; `chaos.run(plan)` only runs."""
 
-    def __init__(self, settings: Settings, *, seed: int, seconds: float | None) -> None:
+    def __init__(self, settings: Settings, *, target: str, seed: int, seconds: float | None) -> None:
+        self.target = target
         self.seed = seed
         self.seconds = seconds
         self._settings = settings
-        self._stack: LocalStack | None = None
+        self._stack: Breakable | None = None
         self._shape: tuple[object, ...] = ()
 
     def __call__(self, scenario: str, **changes: Any) -> ChaosResult:
@@ -60,23 +59,25 @@ class Chaos:
 
     def run(self, plan: ChaosPlan) -> ChaosResult:
         """Run `plan` on a stack of its shape: the last one's, if that is well and has no bug in it."""
+        if self.target != "local" and (plan.bug or plan.snapshot or plan.versions or plan.brokers > 1):
+            pytest.skip(f"--target {self.target}: this needs a stack of another shape, which only `local` makes")
         bug = None if plan.bug is None else BUGS[plan.bug]
         fresh = plan.snapshot > 0 or (bug is not None and not bug.configured)
         shape = (plan.brokers, plan.proxied, plan.load, tuple(sorted(plan.versions.items())), plan if fresh else None)
         stack = self._stack
         if stack is None or fresh or shape != self._shape:
             self.drop()
-            stack = self._stack = own_stack(self._settings, _tell)
+            stack = self._stack = new_stack(self._settings, _tell, self.target)
             self._shape = shape
             bring_up(plan, stack)
         elif bug is not None:
-            apply(bug, stack)
+            apply(bug, local_of(stack))
         well = False
         try:
             result = run_chaos(plan, self._settings, stack=stack, listener=_tell)
             well = not fresh and not result.interventions and self._well(result, bug)
             if well and bug is not None:
-                take_out(stack)
+                take_out(local_of(stack))
             return result
         finally:
             if not well:
@@ -92,9 +93,7 @@ class Chaos:
     def drop(self) -> None:
         """Heal and take down the stack, with its data."""
         if self._stack is not None:
-            with contextlib.suppress(CdcpipeError):
-                heal_left(self._stack, _tell)
-            self._stack.down(purge=True)
+            take_down(self._stack, _tell)
         self._stack = None
 
 
@@ -109,11 +108,12 @@ def _tell(event: Event) -> None:
 @pytest.fixture(scope="session")
 def chaos_session(pytestconfig: pytest.Config) -> Iterator[Chaos]:
     target = pytestconfig.getoption("cdcpipe_target")
-    if target != "local":
-        pytest.skip(f"--target {target}: these scenarios kill processes and cut links of a local stack")
+    if target not in TARGETS:
+        pytest.skip(f"--target {target}: these scenarios kill servers and cut links of a stack of our own")
     minutes = pytestconfig.getoption("chaos_minutes")
     session = Chaos(
         load_settings(),
+        target=target,
         seed=pytestconfig.getoption("cdcpipe_seed"),
         seconds=None if minutes is None else minutes * 60,
     )

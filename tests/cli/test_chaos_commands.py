@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_plan_byte_for_byte(tmp_path: Path) -> None
         (("run", "--scenario", "worker_kil"), "did you mean `worker_kill`"),
         (("run", "--bug", "eos-of"), "did you mean `eos-off`"),
         (("run", "--rate", "0"), "rate: 0.0 is not between"),
-        (("run", "--target", "nowhere"), "neither `local` nor the folder"),
+        (("run", "--target", "nowhere"), "neither one of local, kind nor the folder"),
         (("replay", "."), "can't be read"),
         (("run", "--schedule", "none.json"), "can't be read"),
     ],

@@ -237,6 +237,17 @@ _BY_LINK: Mapping[str, Scenario] = {
         seconds=140,
         values={"proxied": True},
     ),
+    "smoke_kind": Scenario(
+        f"The same on a cluster, where no gate stands before S3: a worker, a broker and two links: {_EXACT}.",
+        [
+            Place(_on("kill", "connect"), 0.1, moment="upload"),
+            Place(_on("kill", "kafka-1"), after=30),
+            Place(_link("cut", "connect-postgres", 6), after=30),
+            Place(_link("cut", "connect-s3", 10), after=20),
+        ],
+        seconds=160,
+        values={"proxied": True, "rate": 1000},
+    ),
 }
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {**_BY_PROCESS, **_BY_LINK, **_BY_DATA}

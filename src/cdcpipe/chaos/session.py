@@ -25,6 +25,7 @@ from cdcpipe.chaos.probe import Prober
 from cdcpipe.chaos.recovery import FaultOutcome, recovery_of
 from cdcpipe.chaos.result import ChaosResult
 from cdcpipe.chaos.sampler import RunSampler, Sample
+from cdcpipe.chaos.target import Breakable, local_of
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import CdcpipeError, ConnectError, PostgresError
 from cdcpipe.events import Listener, Notice, Progress
@@ -34,7 +35,6 @@ from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.endpoints import SINK, SOURCE
-from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.verify.outcome import Report
 from cdcpipe.verify.progress import Bounds
 from cdcpipe.verify.reading import Captured
@@ -65,7 +65,7 @@ class Session:
     def __init__(
         self,
         plan: ChaosPlan,
-        stack: LocalStack,
+        stack: Breakable,
         load: Load,
         run: Path,
         *,
@@ -120,14 +120,14 @@ class Session:
     def prepare(self) -> None:
         """Tables, the witness's slot, probe and sampler."""
         if self._plan.snapshot:
-            snapshot.remove_source(self._stack)
+            snapshot.remove_source(local_of(self._stack))
         self._load.create(self._endpoints.postgres)
         self._since = datetime.now(UTC)
         self._begin = end_offsets(self._endpoints, captured_topics(self._endpoints))
         self._drop_slots()
         self._make_slot()
         if self._plan.snapshot:
-            snapshot.fill(self._stack, self._plan.snapshot, self._plan.seed)
+            snapshot.fill(local_of(self._stack), self._plan.snapshot, self._plan.seed)
         prober = Prober(self._endpoints, await_first=not self._plan.snapshot)
         self._prober = self._closing.enter_context(prober)
         sampler = RunSampler(
@@ -140,7 +140,7 @@ class Session:
         )
         self._sampler = self._closing.enter_context(sampler)
         if self._plan.snapshot:
-            snapshot.deploy_source(self._stack)
+            snapshot.deploy_source(local_of(self._stack))
 
     def _make_slot(self) -> None:
         try:

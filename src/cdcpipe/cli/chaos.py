@@ -47,7 +47,7 @@ def command() -> None:
 @click.option("--proxied", is_flag=True, help="Route connections through proxies, so that they can be cut.")
 @click.option("--with", "versions", multiple=True, metavar="PART=VERSION", help="Another version, e.g. debezium=…")
 @click.option("--bug", metavar="NAME", help="Put in a known bug, to see it found.")
-@click.option("--target", default="local", show_default=True, help="local, or a stack's folder that is up.")
+@click.option("--target", default="local", show_default=True, help="local, kind, or the folder of a stack that is up.")
 @click.option("--keep", is_flag=True, help="Leave the stack up.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -94,7 +94,7 @@ def _plan(scenario: str | None, options: dict[str, Any]) -> ChaosPlan:
 
 @command.command("replay")
 @click.argument("what", type=click.Path(path_type=Path, exists=True))
-@click.option("--target", default="local", show_default=True, help="local, or a stack's folder that is up.")
+@click.option("--target", default="local", show_default=True, help="local, kind, or the folder of a stack that is up.")
 @click.option("--with", "versions", multiple=True, metavar="PART=VERSION", help="With another version of a part.")
 @click.option("--keep", is_flag=True, help="Leave the stack up.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -168,15 +168,21 @@ def _list(title: str, rows: Any) -> None:
 
 def _execute(plan: ChaosPlan, *, target: str, keep: bool, as_json: bool) -> None:
     from cdcpipe.chaos import run_chaos
+    from cdcpipe.chaos.target import TARGETS
     from cdcpipe.cli._shared import open_stack
     from cdcpipe.settings import load_settings
 
     listener = progress(quiet=as_json)
     signal.signal(signal.SIGTERM, _interrupt)  # `timeout` and CI send it: what is broken is healed then too
-    if target != "local" and not Path(target).is_dir():
-        raise click.UsageError(f"`--target {target}`: neither `local` nor the folder of a local stack that is up")
-    stack = None if target == "local" else open_stack(Path(target), listener)
-    result = run_chaos(plan, load_settings(), stack=stack, keep=keep, listener=listener)
+    if target not in TARGETS and not Path(target).is_dir():
+        raise click.UsageError(
+            f"`--target {target}`: neither one of {', '.join(TARGETS)} nor the folder of a local stack that is up"
+        )
+    settings = load_settings()
+    if target in TARGETS:
+        result = run_chaos(plan, settings, target=target, keep=keep, listener=listener)
+    else:
+        result = run_chaos(plan, settings, stack=open_stack(Path(target), listener), listener=listener)
     _show(result, as_json=as_json)
 
 

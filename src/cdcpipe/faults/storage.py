@@ -53,8 +53,8 @@ class StorageFault(Fault):
 
     def supports(self, stack: Stack) -> str | None:
         reason = unlinked(stack)
-        if reason is None:
-            check_link(stack, self.link)
+        if reason is None and not check_link(stack, self.link).reroutable:
+            return f"`{self.link}` can't be led through a gate on this machine"
         return reason
 
     def resolve(self, stack: Stack) -> Trace:

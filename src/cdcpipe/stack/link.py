@@ -62,6 +62,10 @@ class Link(Protocol):
     def reroute(self, address: str | None) -> None:
         """Lead new connections to `address`, None: to the server again. Connections that are open are closed."""
 
+    @property
+    def reroutable(self) -> bool:
+        """Whether it can be led to a server on this machine: a proxy in a cluster doesn't reach one."""
+
     def rerouted(self) -> bool:
         """Whether it leads elsewhere than to its server."""
 

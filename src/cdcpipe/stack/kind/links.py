@@ -25,6 +25,10 @@ class KindLink(ProxiedLink):
         super().__init__(name, servers, _URL, proxies)
         self._kube = kube
 
+    @property
+    def reroutable(self) -> bool:
+        return False
+
     def passes(self) -> bool:
         return all(self._passes(str(shown["listen"]).rpartition(":")[2]) for shown in self._shown())
 

@@ -186,6 +186,10 @@ class ProxiedLink:
         for name, server in self._proxies.items():
             _done(_ask("POST", self._proxy(name), {"upstream": address or server}))
 
+    @property
+    def reroutable(self) -> bool:
+        return True
+
     def rerouted(self) -> bool:
         return any(shown["upstream"] != self._proxies[shown["name"]] for shown in self._shown())
 
