@@ -109,7 +109,7 @@ def test_cuts_through_the_running_pipeline_agree(endpoints: Endpoints, writer: W
 def test_a_working_pipeline_raises_no_alarm_of_the_monitors(endpoints: Endpoints, writer: Writer) -> None:
     watch = Watch()
     with Sampler(
-        endpoints, source=SOURCE, sink=SINK, slot="cdcpipe_source", prefixes=["warehouse/"], list_every=5
+        endpoints, source=SOURCE, sink=SINK, slot="cdcpipe_source", prefixes=["warehouse/"], list_every=5, writers=True
     ) as sampler:
         samples = sampler.every(1.0)
         for _ in range(25):

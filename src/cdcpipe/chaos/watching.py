@@ -76,7 +76,14 @@ class Watcher:
 
 def _run(endpoints: Endpoints, slot: str, prefixes: tuple[str, ...], samples: Connection, parent: int) -> None:
     sampler = Sampler(
-        endpoints, source=SOURCE, sink=SINK, slot=slot, prefixes=prefixes, list_every=8, timeout_seconds=3
+        endpoints,
+        source=SOURCE,
+        sink=SINK,
+        slot=slot,
+        prefixes=prefixes,
+        list_every=8,
+        writers=True,
+        timeout_seconds=3,
     )
     try:
         with sampler:

@@ -157,7 +157,7 @@ class Monitor:
             Source("components", min(2.0, every / 2), self._ask_components, answers, close=self._checks.close),
             Source("pipeline", every, pipeline.ask, Pipeline.OWNS, close=pipeline.close),
             Source("postgres", every, postgres.ask, Postgres.OWNS, close=postgres.close),
-            Source("kafka", every, kafka.ask, Kafka.OWNS),
+            Source("kafka", every, kafka.ask, Kafka.OWNS, close=kafka.close),
             Source("probe", 0.5, lambda: self._ask_probe(probe), lags, close=probe.close),
             Source("certificates", 3600, self._ask_certificates, ("cdcpipe_certificate_expiry_timestamp_seconds",)),
             Source("disk", _SLOW_SECONDS, self._ask_disk, ("cdcpipe_disk_free_bytes", "cdcpipe_disk_size_bytes")),

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import KafkaError, PostgresError, ServiceError
@@ -243,13 +241,23 @@ class Postgres:
 
 
 class Kafka:
-    """Ends of the change topics and of the dead-letter topic."""
+    """Ends of the change topics and of the dead-letter topic, by a consumer that reads nothing.
+
+    Not by the admin client, which ends the process when a broker goes away (see `cdcpipe.verify.sampling.Sampler`).
+    """
 
     OWNS = ("cdcpipe_dead_letters_total", "cdcpipe_dead_letters_kept")
 
     def __init__(self, exporter: Exporter, endpoints: Endpoints, known: Known) -> None:
         self._exporter, self._endpoints, self._known = exporter, endpoints, known
-        self._admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": endpoints.bootstrap_servers,
+                "group.id": "cdcpipe-monitor",
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )
         self._prefixes = tuple(f"{endpoints.topic_prefix}.{schema}." for schema in endpoints.captured_schemas)
         self._topics: tuple[float, dict[str, list[int]]] = (-math.inf, {})
 
@@ -262,9 +270,7 @@ class Kafka:
         """Ask once. Raises `KafkaError`."""
         try:
             self._list_topics()
-            latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-            earliest: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-            ends, begins = self._offsets(latest), self._offsets(earliest)
+            begins, ends = self._offsets()
         except KafkaException as error:
             raise KafkaError(f"Kafka can't be asked: {error.args[0].str()}") from error
         self._known.ends, self._known.begins = ends, begins
@@ -280,21 +286,24 @@ class Kafka:
     def _list_topics(self) -> None:
         if time.monotonic() - self._topics[0] < 30:  # a new table's topic may wait that long
             return
-        found = self._admin.list_topics(timeout=5).topics
+        found = self._consumer.list_topics(timeout=5).topics
         wanted = (*self._prefixes, self._endpoints.dead_letter_topic)
         self._topics = (
             time.monotonic(),
             {name: list(topic.partitions) for name, topic in found.items() if name.startswith(wanted)},
         )
 
-    def _offsets(self, which: Any) -> dict[tuple[str, int], int]:
-        asked = {
-            TopicPartition(topic, number): which for topic, numbers in self._topics[1].items() for number in numbers
-        }
-        if not asked:
-            return {}
-        answers = self._admin.list_offsets(asked, request_timeout=5)
-        return {(place.topic, place.partition): future.result().offset for place, future in answers.items()}
+    def _offsets(self) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+        begins, ends = {}, {}
+        for topic, numbers in self._topics[1].items():
+            for number in numbers:
+                low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=5)
+                begins[topic, number], ends[topic, number] = int(low), int(high)
+        return begins, ends
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
 
 
 class Archive:

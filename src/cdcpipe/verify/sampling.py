@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import ServiceError
@@ -63,8 +62,10 @@ def _bucket(endpoints: Endpoints) -> Bucket:
 class Sampler:
     """Takes samples. Connections are kept and made again after a failure; a context manager.
 
-    `connector` and `sink` are names in Connect; `slot` the source's slot. `prefixes` are the folders of the archive to
-    list; listing costs, so it is done each `list_every` samples.
+    `source` and `sink` are names in Connect; `slot` the source's slot. `prefixes` are the folders of the archive to
+    list; listing costs, so it is done each `list_every` samples. `writers` asks who holds the sink's partitions, which
+    only librdkafka's admin client can: it ends the whole process by an assertion when a broker goes away in the middle
+    (confluentinc/librdkafka#4605, open), so leave that to a process that may die.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Sampler:
         slot: str,
         prefixes: Iterable[str] = (),
         list_every: int = 10,
+        writers: bool = False,
         timeout_seconds: float = 5.0,
     ) -> None:
         self._endpoints = endpoints
@@ -84,9 +86,11 @@ class Sampler:
         self._timeout = timeout_seconds
         self._postgres: psycopg.Connection[Any] | None = None
         self._connect = ConnectClient(endpoints.connect_url, timeout_seconds=timeout_seconds)
-        self._admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
+        self._kafka: dict[str, Any] = {"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0}
+        self._admin = AdminClient({**self._kafka}) if writers else None
         self._bucket = _bucket(endpoints) if self._prefixes else None
         self._consumer: Consumer | None = None
+        self._member: Consumer | None = None
         self._gaps: dict[Place, tuple[tuple[int, int], bool | None]] = {}
         self._number = 0
 
@@ -99,9 +103,10 @@ class Sampler:
     def close(self) -> None:
         """Close the connections."""
         self._connect.close()
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        for consumer in (self._consumer, self._member):
+            if consumer is not None:
+                consumer.close()
+        self._consumer = self._member = None
         self._drop()
 
     def take(self) -> Sample:
@@ -116,7 +121,7 @@ class Sampler:
         with suppress(KafkaException):
             group = self._group_offsets()
             ends = self._ends(group)
-            writers = self._writers()
+            writers = None if self._admin is None else self._writers(self._admin)
         objects = None
         if self._bucket is not None and self._number % self._list_every == 0:
             with suppress(ServiceError):
@@ -172,22 +177,30 @@ class Sampler:
     def _group(self) -> str:
         return f"connect-{self._sink}"
 
+    def _asking(self) -> Consumer:
+        """Asks in the name of the sink's group, and never joins it: it subscribes to nothing, and commits nothing."""
+        if self._member is None:
+            own = {"group.id": self._group(), "enable.auto.commit": False, "reconnect.backoff.max.ms": 500}
+            self._member = Consumer({**self._kafka, **own})
+        return self._member
+
     def _group_offsets(self) -> dict[Place, int]:
-        asked = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group())], request_timeout=self._timeout
-        )
-        found = asked[self._group()].result().topic_partitions or []
+        asking, prefix = self._asking(), self._endpoints.topic_prefix
+        prefixes = tuple(f"{prefix}.{schema}." for schema in self._endpoints.captured_schemas)
+        places = [
+            TopicPartition(name, number)
+            for name, topic in asking.list_topics(timeout=self._timeout).topics.items()
+            for number in topic.partitions
+            if name.startswith(prefixes)
+        ]
+        found = asking.committed(places, timeout=self._timeout) if places else []
         return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
 
     def _ends(self, group: dict[Place, int]) -> dict[Place, int]:
-        if not group:
-            return {}
-        latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = self._admin.list_offsets(
-            {TopicPartition(topic, partition): latest for topic, partition in group},
-            request_timeout=self._timeout,
-        )
-        ends = {(each.topic, each.partition): future.result().offset for each, future in asked.items()}
+        ends = {
+            place: int(self._asking().get_watermark_offsets(TopicPartition(*place), timeout=self._timeout)[1])
+            for place in group
+        }
         return {place: self._without_markers(place, group[place], end) for place, end in ends.items()}
 
     def _without_markers(self, place: Place, offset: int, end: int) -> int:
@@ -229,9 +242,9 @@ class Sampler:
         error = message.error()
         return False if error is None else True if error.name() == "_PARTITION_EOF" else None
 
-    def _writers(self) -> dict[str, tuple[Writer, ...]]:
+    def _writers(self, admin: AdminClient) -> dict[str, tuple[Writer, ...]]:
         """Members of the sink's group by the partition they hold: a partition that two hold has two writers."""
-        asked = self._admin.describe_consumer_groups([self._group()], request_timeout=self._timeout)
+        asked = admin.describe_consumer_groups([self._group()], request_timeout=self._timeout)
         held: dict[str, list[Writer]] = {}
         for member in asked[self._group()].result().members:
             for each in member.assignment.topic_partitions if member.assignment else ():
