@@ -5,6 +5,10 @@ The observed one has JMX agents in Kafka and Connect, `cdcpipe monitor` with its
 every five seconds, and an Alertmanager. Throughput is events over the time from the load's begin until the log (or the
 archive) has them all: a pipeline that falls behind shows it. A JSON object on stdout; targets are 5 % and 150 MB.
 
+`watchers_memory_mb` is what the processes take that are there for watching alone; `extra_memory_mb` is the difference
+of whole stacks, in which the heaps of the JVMs differ by more than the agents take. A verification, which the monitor
+makes each five minutes, is a process of its own that comes and goes: it is told apart, as `verification_memory_mb`.
+
     python benchmarks/bench_observe.py --rate 10000 --seconds 30 --rounds 2
 """
 
@@ -34,6 +38,7 @@ from cdcpipe.verify.settle import settle
 from cdcpipe.workload import Shop, Workload
 
 WATCHERS = frozenset({"prometheus", "prometheus-alertmanager", "alertmanager"})
+VERIFICATION = "verification"
 
 
 class Peak:
@@ -59,7 +64,7 @@ class Peak:
         for process in self._watching():
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
-                name = _name(process)
+                name = self._name(process)
                 used[name] = used.get(name, 0) + times.user + times.system
         return used
 
@@ -77,16 +82,17 @@ class Peak:
             now = self._stack.memory_bytes()
             for process in self._watching():
                 with contextlib.suppress(psutil.Error):
-                    name = _name(process)
+                    name = self._name(process)
                     now[name] = now.get(name, 0) + process.memory_full_info().pss
             for name, size in now.items():
                 self.memory[name] = max(size, self.memory.get(name, 0))
-            self.total = max(self.total, sum(now.values()))
+            self.total = max(self.total, sum(size for name, size in now.items() if name != VERIFICATION))
 
-
-def _name(process: psutil.Process) -> str:
-    name = process.name()
-    return name if name in WATCHERS else "monitor"
+    def _name(self, process: psutil.Process) -> str:
+        name = process.name()
+        if name in WATCHERS:
+            return name
+        return "monitor" if self._monitor is not None and process.pid == self._monitor.pid else VERIFICATION
 
 
 @contextlib.contextmanager
@@ -136,6 +142,7 @@ def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> d
                     used = {name: round(cpu - before.get(name, 0), 1) for name, cpu in peak.cpu().items()}
         finally:
             stack.down(purge=True)
+    watching = {name: size for name, size in peak.memory.items() if name in (*WATCHERS, "monitor")}
     in_log = loaded + settled.seconds.get("source", 0)
     return {
         "observed": observed,
@@ -146,6 +153,8 @@ def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> d
         "log_rate": round(result.events / in_log, 1),
         "archive_rate": round(result.events / whole, 1),
         "peak_memory_mb": round(peak.total / 1e6, 1),
+        "watchers_memory_mb": round(sum(watching.values()) / 1e6, 1),
+        "verification_memory_mb": round(peak.memory.get(VERIFICATION, 0) / 1e6, 1),
         "memory_mb": {name: round(size / 1e6, 1) for name, size in peak.memory.items()},
         "cpu_seconds": used,
         "cpu_seconds_all": round(sum(used.values()), 1),
@@ -182,7 +191,9 @@ def main() -> None:
                 "log_throughput_ratio": ratio("log_rate"),
                 "archive_throughput_ratio": ratio("archive_rate"),
                 "cpu_ratio": ratio("cpu_seconds_all"),
+                "watchers_memory_mb": median("watchers_memory_mb", observed=True),
                 "extra_memory_mb": round(extra, 1),
+                "verification_memory_mb": median("verification_memory_mb", observed=True),
                 "targets": {"log_throughput_ratio": 0.95, "extra_memory_mb": 150},
                 "runs": runs,
             }

@@ -23,7 +23,7 @@ REPEATED = ("duplicate-change", "duplicate-row", "overlapping-object", "phantom-
 @pytest.mark.criterion("R3.1")
 def test_everything_in_kafka_is_written_to_s3_by_the_sink(pipeline: Pipeline, load: Load, evidence: Evidence) -> None:
     objects = load.archive.manifest.objects
-    records = load.log.manifest.counts.get("changes", 0)
+    records = load.settled_records
     rows = sum(account.archived for account in load.report.accounts)
     missing = load.report["lost-change@sink"].found + load.report["offset-hole"].found
     with pipeline.connect() as client:

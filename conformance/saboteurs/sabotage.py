@@ -424,13 +424,16 @@ def run_suite(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cdcpipe.toml").write_text(settings, encoding="utf-8")
     suite = suite_folder()
-    command = [sys.executable, "-m", "pytest", str(suite), "-q", "-c", str(suite / "pytest.toml")]
+    command = [sys.executable, "-X", "faulthandler", "-m", "pytest", str(suite), "-q", "-c", str(suite / "pytest.toml")]
     command += ["--rootdir", str(suite), "-p", "no:cacheprovider", "--cdcpipe-stack", str(stack.folder)]
     command += ["--cdcpipe-config", "cdcpipe.toml", "--conformance-report", "out", *(["-p", plugin] if plugin else [])]
     command += [part for id_ in only for part in ("--cdcpipe-only", id_)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    rows = json.loads((folder / "out" / "conformance-report.json").read_text(encoding="utf-8"))["rows"]
+    report = folder / "out" / "conformance-report.json"
+    if not report.is_file():
+        raise RuntimeError(f"the suite left no report (exit code {done.returncode}):\n{done.stdout}{done.stderr}")
+    rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
     return Result(
         {row["id"]: row["verdict"] for row in rows},
         {row["id"]: row["reason"] for row in rows},

@@ -66,6 +66,11 @@ class Load:
         return quantile(list(self.latencies_ms), q)
 
     @property
+    def settled_records(self) -> int:
+        """Records of the log that the sink must have archived: without what came behind the last watermark."""
+        return self.log.manifest.counts.get("changes", 0) - self.report["lost-change@sink"].counts.get("unsettled", 0)
+
+    @property
     def log_rate(self) -> float:
         """Events a second out of Kafka, over the time of the load."""
         rates = [each.log for each in self.samples]

@@ -259,14 +259,19 @@ class ContainerComponent:
         """What the engine counts, the page cache left out."""
         if self.state() is ComponentState.STOPPED:
             return 0
-        memory = self._container.stats(stream=False).get("memory_stats", {})
+        memory = self._stats().get("memory_stats", {})
         return int(memory.get("usage", 0)) - int(memory.get("stats", {}).get("inactive_file", 0))
 
     def cpu_seconds(self) -> float:
         """User and system time, as the engine counts."""
         if self.state() is ComponentState.STOPPED:
             return 0.0
-        return float(self._container.stats(stream=False)["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+        return float(self._stats()["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+
+    def _stats(self) -> dict[str, Any]:
+        """The engine's figures of now. Without `one_shot` it waits for a second sample, to tell a rate."""
+        found: dict[str, Any] = self._container.stats(stream=False, one_shot=True)
+        return found
 
     def log_tail(self, lines: int = 20) -> list[str]:
         return str(self._container.logs(tail=lines).decode("utf-8", "replace")).splitlines()
