@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,18 +16,15 @@ if TYPE_CHECKING:
 
 @pytest.mark.criterion("R4.1")
 def test_the_pipeline_runs_on_docker_desktop_on_windows(pipeline: Pipeline, evidence: Evidence) -> None:
-    done = subprocess.run(
-        ["docker", "info", "--format", "{{json .}}"], capture_output=True, text=True, check=False, timeout=60
-    )
-    if done.returncode != 0:
-        evidence.inconclusive(f"the container engine can't be asked: {done.stderr.strip()[-200:]}")
-    info = json.loads(done.stdout)
+    info = _engine()
+    if not info:
+        evidence.inconclusive("the container engine can't be asked: `docker info` fails")
     evidence.figure("engine", f"{info.get('OperatingSystem')} {info.get('ServerVersion')}")
     evidence.figure("kernel", str(info.get("KernelVersion")))
     if info.get("OperatingSystem") != "Docker Desktop":
-        evidence.inconclusive(f"this engine is {info.get('OperatingSystem')}, not Docker Desktop")
+        evidence.not_applicable(f"this engine is {info.get('OperatingSystem')}, not Docker Desktop")
     if "microsoft" not in str(info.get("KernelVersion")).lower():
-        evidence.inconclusive("this Docker Desktop runs on a system that is not Windows")
+        evidence.not_applicable("this Docker Desktop runs on a system that is not Windows")
     evidence.figure("seconds for a row to the archive", round(pipeline.probe(archive=True), 1))
 
 
@@ -69,10 +66,25 @@ def test_the_cluster_is_kind_and_its_node_runs_containerd(pipeline: Pipeline, ev
     for what, text in facts.items():
         evidence.figure(what, text)
     evidence.figure("images of ours in the node's store", len(images))
+    engine = _engine()
+    status = dict(engine.get("DriverStatus") or [])
+    evidence.figure("engine", f"{engine.get('OperatingSystem')} {engine.get('ServerVersion')}")
+    evidence.figure("its own image store", status.get("driver-type") or engine.get("Driver") or "not told")
     assert facts["container runtime"].startswith("containerd://"), facts["container runtime"]
     assert facts["provider"].startswith("kind://"), f"the node is {facts['provider']}, not one of kind's"
     assert images >= {pod.spec.containers[0].image for pod in stack.kube.pods()}
+    if engine.get("OperatingSystem") == "Docker Desktop":  # there the engine's store is a setting; elsewhere it has one
+        assert "containerd" in str(status.get("driver-type")), "Docker Desktop does not use the containerd image store"
     evidence.figure("seconds for a row to the archive", round(pipeline.probe(archive=True), 1))
+
+
+def _engine() -> dict[str, Any]:
+    """What `docker info` says."""
+    done = subprocess.run(
+        ["docker", "info", "--format", "{{json .}}"], capture_output=True, text=True, check=False, timeout=60
+    )
+    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    return found
 
 
 @pytest.mark.criterion("R4.3")
@@ -112,72 +124,3 @@ def test_data_is_still_there_after_the_pods_of_postgres_and_kafka_were_deleted(
     assert rows == (201,)
     assert before < after, f"{len(before - after)} records are gone"
     await_archived(pipeline, table, 201, timeout_seconds=120)
-
-
-@pytest.mark.criterion("R4.2")
-def test_the_cluster_is_kind_and_images_lie_in_containerds_store(pipeline: Pipeline, evidence: Evidence) -> None:
-    from cdcpipe.stack.kind.stack import KindStack
-
-    stack = pipeline.stack
-    if not isinstance(stack, KindStack):
-        evidence.inconclusive("this is no kind stack of ours")
-    node = stack.kube.node()
-    done = subprocess.run(
-        ["docker", "info", "--format", "{{json .DriverStatus}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    store = dict(json.loads(done.stdout or "[]") or []).get("driver-type", "the engine's own")
-    evidence.figure("node", f"{node.metadata.name}, Kubernetes {node.status.node_info.kubelet_version}")
-    evidence.figure("container runtime", str(node.status.node_info.container_runtime_version))
-    evidence.figure("provider", str(node.spec.provider_id))
-    evidence.figure("image store of the engine", str(store))
-    assert str(node.spec.provider_id).startswith("kind://"), f"the node is of {node.spec.provider_id}"
-    assert str(node.status.node_info.container_runtime_version).startswith("containerd://")
-    if "containerd" not in str(store):
-        evidence.inconclusive(f"the engine keeps images in {store} store, not in containerd's")
-
-
-@pytest.mark.criterion("R4.3")
-def test_postgresql_and_kafka_keep_their_data_when_their_pods_are_deleted(
-    pipeline: Pipeline, tables: dict[str, str], evidence: Evidence
-) -> None:
-    from cdcpipe.conformance.records import await_records, records
-    from cdcpipe.errors import ComponentFailed
-    from cdcpipe.stack.component import wait_until
-    from cdcpipe.stack.kind.stack import KindStack
-
-    stack, table = pipeline.stack, tables["traced"]
-    if not isinstance(stack, KindStack):
-        evidence.inconclusive("this is no kind stack of ours")
-    pods = {"postgres": "postgres-0", "kafka-1": "kafka-1"}
-    names = {each.metadata.name for each in stack.kube.pods()}
-    pods = {name: pod if pod in names else f"{pod}-0" for name, pod in pods.items()}
-    claims = {}
-    for name, pod in pods.items():
-        found = stack.kube.pod(pod)
-        volumes = [] if found is None else found.spec.volumes
-        claims[name] = [each.persistent_volume_claim.claim_name for each in volumes if each.persistent_volume_claim]
-    pipeline.execute(f"INSERT INTO {table} SELECT i, 'kept' FROM generate_series(2001, 2020) i")
-    before = len(await_records(pipeline, table, 20))
-    for name, pod in pods.items():
-        stack.kube.delete_pod(pod, force=True)
-        wait_until(
-            lambda name=name: stack.components[name].readiness().ready,  # type: ignore[misc]
-            what=f"`{name}` ready in a new pod",
-            timeout_seconds=180,
-            interval_seconds=1,
-            error=lambda text, name=name: ComponentFailed(name, text),  # type: ignore[misc]
-        )
-    with pipeline.sql() as connection:
-        rows = (connection.execute(f"SELECT count(*) FROM {table} WHERE id > 2000").fetchone() or [0])[0]
-    pipeline.revive()
-    after = len(records(pipeline, table))
-    evidence.figure("claims", ", ".join(claim for each in claims.values() for claim in each) or "none")
-    evidence.figure("rows in PostgreSQL before and after", f"20, {rows}")
-    evidence.figure("records in Kafka before and after", f"{before}, {after}")
-    assert all(claims.values()), f"no volume claim: {[name for name, each in claims.items() if not each]}"
-    assert rows == 20
-    assert after >= before

@@ -178,36 +178,6 @@ def test_access_and_modification_stand_in_the_audit_trail(
     assert result.tampering_found, "an entry was altered, and the chain of hashes did not show it"
 
 
-@pytest.mark.criterion("R7.1")
-def test_credentials_are_kubernetes_secrets_and_stand_nowhere_else(pipeline: Pipeline, evidence: Evidence) -> None:
-    from cdcpipe.stack.kind.stack import KindStack
-
-    stack, endpoints = pipeline.stack, pipeline.endpoints
-    if not isinstance(stack, KindStack):
-        evidence.inconclusive("this is no kind stack of ours")
-    credentials = {str(role.password) for role in endpoints.postgres.roles.values()}
-    credentials |= {str(endpoints.s3.secret_access_key)} if endpoints.s3.secret_access_key else set()
-    if endpoints.catalog is not None:
-        credentials |= {str(role.password) for role in endpoints.catalog.postgres.roles.values()}
-    pods = stack.kube.pods()
-    with pipeline.connect() as client:
-        configs = {name: client.config(name) for name in client.connectors()}
-    places = {
-        **{f"pod {pod.metadata.name}": str(pod.to_dict()) for pod in pods},
-        **{f"set {item.metadata.name}": str(item.to_dict()) for item in stack.kube.sets()},
-        **{f"connector {name}": str(config) for name, config in configs.items()},
-        "ConfigMap cdcpipe-plan": str(stack.kube.config_map("cdcpipe-plan")),
-    }
-    plain = [place for place, text in places.items() if any(each and each in text for each in credentials)]
-    secrets = stack.kube.secret("pipeline") or {}
-    evidence.figure("Secret `pipeline` holds", ", ".join(sorted(secrets)) or "nothing")
-    evidence.figure("credentials", len(credentials))
-    evidence.figure("places looked at", len(places))
-    evidence.figure("places with a credential in plain", len(plain))
-    assert secrets, "there is no Secret for the pipeline"
-    assert plain == [], f"{plain[0]} holds a credential"
-
-
 @pytest.mark.criterion("R7.4")
 def test_access_to_s3_is_by_a_role_that_may_do_what_it_needs_and_no_more(
     pipeline: Pipeline, evidence: Evidence

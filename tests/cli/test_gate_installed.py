@@ -92,7 +92,7 @@ def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
         settings += f"\n[endpoints.components.{name}]\n"
         for verb in ("kill", "start", "stop", "pause", "resume", "ready", "memory", "cpu", "log"):
             settings += f'{verb} = "{installed}/python {control} {name} {verb}"\n'
-    settings += "\n[conformance]\nrate = 400\nseconds = 10\nwarm_up = 0\n"
+    settings += "\n[conformance]\nrate = 400\nseconds = 20\nwarm_up = 0\n"
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "cdcpipe.toml").write_text(textwrap.dedent(settings), encoding="utf-8")

@@ -41,7 +41,7 @@ def settings() -> str:
 
 
 def test_the_gate_judges_a_pipeline_in_containers(settings: str, tmp_path: Path) -> None:
-    load = "\n[conformance]\nrate = 400\nseconds = 10\nwarm_up = 0\n"
+    load = "\n[conformance]\nrate = 400\nseconds = 20\nwarm_up = 0\n"
     (tmp_path / "cdcpipe.toml").write_text(settings + load, encoding="utf-8")
     # The helper that removes what a killed test leaves is an image of its own, which can't be had here either.
     environment = {**os.environ, "TESTCONTAINERS_RYUK_DISABLED": "true"}

@@ -8,10 +8,12 @@ import psycopg
 import pytest
 import yaml
 
+from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import ComponentFailed, StackError
 from cdcpipe.stack.catalog import archived_offsets
 from cdcpipe.stack.component import ComponentState, wait_until
 from cdcpipe.stack.deploy import await_flow, probe
+from cdcpipe.stack.endpoints import SINK, SOURCE
 from cdcpipe.stack.kind.images import Image
 from cdcpipe.stack.kind.kube import quantity_bytes
 from cdcpipe.stack.kind.stack import KindStack
@@ -91,6 +93,11 @@ def test_a_stopped_server_ended_in_order(kind_stack: KindStack) -> None:
     postgres.start()
     postgres.await_ready(timeout_seconds=120)
     assert not any("was not properly shut down" in line for line in postgres.log_tail(40))
+    # The sink's task fails for good when it asks its catalog in the moment without one.
+    with ConnectClient(kind_stack.endpoints.connect_url) as client:
+        for name in (SOURCE, SINK):
+            client.restart(name, only_failed=True)
+    await_flow(kind_stack.endpoints, archive=True, timeout_seconds=180)
 
 
 def test_data_is_there_after_every_pod_was_deleted_by_force(kind_stack: KindStack) -> None:

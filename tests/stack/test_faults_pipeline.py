@@ -46,6 +46,7 @@ from cdcpipe.settings import load_settings
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.deploy import await_flow, probe
 from cdcpipe.stack.endpoints import SINK, SOURCE, WATERMARK_TABLE
+from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.stack import LocalStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
@@ -151,6 +152,22 @@ def test_a_walsender_that_was_ended_comes_back(proxied: LocalStack, journal: Jou
     assert record.error is None
     assert record.recovered is not None
     assert _flows(proxied)
+
+
+def test_the_sink_outlives_connections_to_its_catalog_that_were_ended(proxied: LocalStack) -> None:
+    server, catalog = proxied.components["postgres"], proxied.endpoints.catalog
+    assert isinstance(server, Postgres)
+    assert catalog is not None
+    for _ in range(2):
+        with psycopg.connect(server.conninfo(), autocommit=True) as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND usename = %s",
+                [catalog.postgres.database, catalog.postgres.roles[catalog.role].name],
+            ).fetchall()
+        assert len(ended) > 0
+        assert _flows(proxied, archive=True)
+    with ConnectClient(proxied.endpoints.connect_url) as client:
+        assert client.status(SINK).running
 
 
 def test_an_open_transaction_is_committed_at_the_end_and_all_else_flows_meanwhile(

@@ -290,7 +290,9 @@ def sink(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlaces
         path_style_access=endpoints.s3.url is not None,
         # With the default of 5 the sink's task fails for good when S3 is away for some seconds: it is asked again after
         # 0.1 s, and up to 20 s later each time. 16 outlast a minute; a poll may take five.
-        catalog={"s3.retry.num-retries": "16"},
+        # And a connection to the catalog that its server ended (57P01, 57P02) is opened again: Iceberg's own list has
+        # only those that break (08000 to 08007).
+        catalog={"s3.retry.num-retries": "16", "retryable_status_codes": "57P01,57P02"},
         # Without keys the worker's own identity is used: on AWS a role, by its pod's token.
         access_key_id=None if endpoints.s3.access_key_id is None else secrets.s3_access_key_id,
         secret_access_key=None if endpoints.s3.access_key_id is None else secrets.s3_secret_access_key,

@@ -27,6 +27,14 @@ for p in /proc/[0-9]*; do
 done
 echo $t
 """
+# Nanoseconds.
+_CPU = r"""
+if [ -r /sys/fs/cgroup/cpu.stat ]; then
+  while read -r key value; do [ "$key" = usage_usec ] && echo $((value * 1000)); done </sys/fs/cgroup/cpu.stat; true
+else
+  cat /sys/fs/cgroup/cpuacct/cpuacct.usage
+fi
+"""
 
 
 class KindComponent:
@@ -117,6 +125,11 @@ class KindComponent:
     def memory_bytes(self) -> int:
         said = self._try(_PSS)
         return int(said.split()[-1]) * 1024 if said else 0
+
+    def cpu_seconds(self) -> float:
+        """User and system time of its container, as the container's cgroup counts (version 2, or 1)."""
+        said = self._try(_CPU)
+        return float(said.split()[-1]) / 1e9 if said else 0.0
 
     def log_tail(self, lines: int = 20) -> list[str]:
         return self._kube.log(self.pod, lines) or self._kube.log(self.pod, lines, previous=True)

@@ -161,6 +161,15 @@ class KindStack:
         wanted = load_wanted()
         return {name: wanted[name].version for name in PLUGINS}
 
+    def digests(self) -> dict[str, str]:
+        """Component -> digest of its image, which holds its plugins too."""
+        found = {}
+        for name, component in self.components.items():
+            pod = self.kube.pod(component.pod)
+            for status in (pod.status.container_statuses or []) if pod is not None else ():
+                found[name] = "sha256:" + str(status.image_id).rpartition("sha256:")[2]
+        return found
+
     # Up and down ----------------------------------------------------------------------------------
 
     def build(self, *, force: bool = False, chaos: bool = False) -> list[Image]:
