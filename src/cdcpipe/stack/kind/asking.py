@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import ConnectError, StorageError
+from cdcpipe.errors import ConnectError
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.endpoints import Endpoints, S3Endpoint
 from cdcpipe.stack.local.s3 import s3_client
@@ -70,14 +70,15 @@ def ask_s3(endpoint: S3Endpoint) -> Readiness:
     return Readiness(True)
 
 
-def make_bucket(admin: S3Endpoint, endpoints: Endpoints) -> None:
-    """Make the pipeline's bucket if it isn't there. Raises `StorageError`."""
-    client = s3_client(admin)
+def make_bucket(admin: S3Endpoint, endpoints: Endpoints) -> Readiness:
+    """Make the pipeline's bucket if it isn't there: whether it is there now."""
+    client = s3_client(admin, timeout_seconds=3)
     try:
         names = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]  # type: ignore[attr-defined]
         if endpoints.s3.bucket not in names:
             client.create_bucket(Bucket=endpoints.s3.bucket)  # type: ignore[attr-defined]
     except (BotoCoreError, ClientError) as error:
-        raise StorageError(f"the bucket `{endpoints.s3.bucket}` can't be made: {str(error).splitlines()[0]}") from error
+        return Readiness(False, f"the bucket `{endpoints.s3.bucket}` can't be made: {str(error).splitlines()[0]}")
     finally:
         client.close()
+    return Readiness(True)

@@ -320,9 +320,8 @@ class KindStack:
         )
         if self.plan.s3_local:
             key, secret = self._credentials.s3_admin
-            asking.make_bucket(
-                S3Endpoint(endpoints.s3.url, endpoints.s3.region, endpoints.s3.bucket, key, secret), endpoints
-            )
+            own = S3Endpoint(endpoints.s3.url, endpoints.s3.region, endpoints.s3.bucket, key, secret)
+            self._asked("s3", partial(asking.make_bucket, own, endpoints))
         for node, address in enumerate(endpoints.bootstrap_servers.split(","), 1):
             self._asked(f"kafka-{node}", partial(asking.ask_broker, address, node))
         ensure_topics(endpoints, self.settings, tables)
