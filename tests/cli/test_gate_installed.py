@@ -80,6 +80,18 @@ def test_the_wheel_holds_the_suite_and_the_plugin(installed: Path, tmp_path: Pat
     assert (rows, tests) == ("35", "7")
 
 
+def test_the_load_is_judged_without_what_was_archived_before_it(
+    stack: LocalStack, installed: Path, tmp_path: Path
+) -> None:
+    load = "\n[conformance]\nrate = 400\nseconds = 10\nwarm_up = 5\n"
+    (tmp_path / "cdcpipe.toml").write_text(described(stack) + load, encoding="utf-8")
+    asked = ("R1.3", "R1.4", "R2.5", "R3.1", "R3.2", "R3.3")
+    matrix = gate(installed, tmp_path, "--target", "existing", *(part for id_ in asked for part in ("--only", id_)))
+    told = {row["id"]: f"{row['verdict']}: {row['reason']}" for row in matrix["rows"] if row["id"] in asked}
+    assert told == dict.fromkeys(asked, "pass: ")
+
+
+@pytest.mark.slow
 def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
     stack: LocalStack, installed: Path, tmp_path: Path
 ) -> None:
