@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 
-# What somebody who runs a pipeline would have as systemctl, docker or kubectl.
+# What somebody who runs a pipeline would have as systemctl, docker or kubectl: its owner's own programs, of this session.
 CONTROL = """
 import sys
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
     for name in stack.components:
         settings += f"\n[endpoints.components.{name}]\n"
         for verb in ("kill", "start", "stop", "pause", "resume", "ready", "memory", "cpu", "log"):
-            settings += f'{verb} = "{installed}/python {control} {name} {verb}"\n'
+            settings += f'{verb} = "{sys.executable} {control} {name} {verb}"\n'
     settings += "\n[conformance]\nrate = 400\nseconds = 20\nwarm_up = 0\n"
     folder = tmp_path / "empty"
     folder.mkdir()
