@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 
-# What somebody who runs a pipeline would have as systemctl, docker or kubectl: its owner's own programs, of this session.
+# What somebody who runs a pipeline would have as systemctl, docker or kubectl: the owner's own programs.
 CONTROL = """
 import sys
 from pathlib import Path
