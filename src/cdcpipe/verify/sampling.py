@@ -87,7 +87,7 @@ class Sampler:
         self._postgres: psycopg.Connection[Any] | None = None
         self._connect = ConnectClient(endpoints.connect_url, timeout_seconds=timeout_seconds)
         self._kafka: dict[str, Any] = {"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0}
-        self._admin = AdminClient({**self._kafka}) if writers else None
+        self._admin = AdminClient(self._kafka) if writers else None
         self._bucket = _bucket(endpoints) if self._prefixes else None
         self._consumer: Consumer | None = None
         self._member: Consumer | None = None
@@ -223,13 +223,12 @@ class Sampler:
         if self._consumer is None:
             self._consumer = Consumer(
                 {
-                    "bootstrap.servers": self._endpoints.bootstrap_servers,
+                    **self._kafka,
                     "group.id": "cdcpipe-sampler",
                     "enable.auto.commit": False,
                     "isolation.level": "read_committed",
                     "enable.partition.eof": True,
                     "queued.max.messages.kbytes": 256,
-                    "log_level": 0,
                 }
             )
         self._consumer.assign([TopicPartition(*place, offset)])
