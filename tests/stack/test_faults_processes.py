@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from cdcpipe.faults import (
     heal,
     run_fault,
 )
-from cdcpipe.stack.component import ComponentState, wait_until
+from cdcpipe.stack.component import ComponentState, Readiness, wait_until
 from cdcpipe.stack.local.process import processes_below
 
 
@@ -135,7 +134,7 @@ def test_ctrl_c_is_raised_even_when_healing_fails(
     sleepers: SmallStack, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Kill, "recovery_seconds_max", 0.3)
-    monkeypatch.setattr(Sleeper, "argv", lambda self: [shutil.which("sleep") or "sleep", "0"])
+    monkeypatch.setattr(Sleeper, "readiness", lambda self: Readiness(False, "it doesn't run"))
 
     def interrupt(record: FaultRecord) -> None:
         if record.effective is not None and record.recovering is None:
@@ -149,7 +148,7 @@ def test_a_component_that_does_not_come_back_is_an_error_in_the_record(
     sleepers: SmallStack, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Kill, "recovery_seconds_max", 0.3)
-    monkeypatch.setattr(Sleeper, "argv", lambda self: [shutil.which("sleep") or "sleep", "0"])
+    monkeypatch.setattr(Sleeper, "readiness", lambda self: Readiness(False, "it doesn't run"))
     record = run_fault(Kill("connect"), sleepers, journal)
     assert record.recovered is None
     assert "`kill connect` has recovered (`connect`: it doesn't run)" in (record.error or "")
