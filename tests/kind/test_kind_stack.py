@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
 import yaml
 
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import ComponentFailed, StackError
+from cdcpipe.errors import ComponentFailed, EvidenceError, StackError
+from cdcpipe.observe.audit import Collector, Trail
+from cdcpipe.observe.audit.collect import Places
 from cdcpipe.stack.catalog import archived_offsets
 from cdcpipe.stack.component import ComponentState, wait_until
 from cdcpipe.stack.deploy import await_flow, probe
@@ -65,6 +68,32 @@ def test_a_pod_that_would_run_as_root_is_refused(kind_stack: KindStack) -> None:
             "apply", "--dry-run=server", "-f", "-", what="making a pod that runs as root", stdin=yaml.safe_dump(pod)
         )
     assert "violates PodSecurity" in str(refused.value.detail)
+
+
+def test_who_came_in_and_what_was_changed_stands_in_the_audit_trail(kind_stack: KindStack, tmp_path: Path) -> None:
+    places = Places.of(kind_stack)
+    collector = Collector(Trail(tmp_path / "trail"), places)
+    assert collector.collect().problems == {}
+    owner = kind_stack.endpoints.postgres.roles["owner"].name
+    with psycopg.connect(kind_stack.endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.audited (id int PRIMARY KEY)")
+        connection.execute("DROP TABLE public.audited")
+    with ConnectClient(kind_stack.endpoints.connect_url) as client:
+        client.set_logger("org.apache.kafka.connect.runtime.rest.audited", "INFO")
+    wanted = {(owner, "session.opened"), (owner, "ddl.applied"), (owner, "ddl.asked")}
+    seen: set[tuple[str, str]] = set()
+    actions: set[str] = set()
+
+    def all_there() -> bool:
+        for entry in collector.collect().entries:
+            seen.add((entry.actor, entry.action))
+            actions.add(entry.action)
+        return wanted <= seen and "logger.changed" in actions
+
+    wait_until(all_there, what="the trail", timeout_seconds=30, interval_seconds=1, error=EvidenceError)
+    # Whoever begins anew reads on from there, as the trail says, not as a process remembers.
+    again = Collector(Trail(tmp_path / "trail"), places).collect()
+    assert not [entry for entry in again.entries if entry.action in ("ddl.applied", "logger.changed")]
 
 
 def test_a_killed_server_stays_down_until_it_is_started_and_a_paused_one_answers_nobody(kind_stack: KindStack) -> None:

@@ -43,12 +43,24 @@ def _trail(stack_folder: Path | None) -> tuple[Trail, Path]:
     return Trail(trail_folder(stack, settings.audit)), stack
 
 
-def _collector(trail: Trail, stack_folder: Path | None) -> Collector | None:
-    """Of the stack in the folder; None when there is none."""
+def _collector(trail: Trail, stack_folder: Path | None, target: str) -> Collector:
+    """Of a pipeline that is there. Raises `StackNotRunning` when there is none."""
     from cdcpipe.observe.audit.collect import Collector, Places
+    from cdcpipe.settings import load_settings
+    from cdcpipe.stack.targets import open_stack
 
-    stack = open_stack(stack_folder, must_exist=False)
-    return Collector(trail, Places.of_local(stack)) if stack.exists else None
+    stack = open_stack(target, load_settings(stack=stack_folder))
+    _ = stack.endpoints  # `StackNotRunning` before anything else
+    return Collector(trail, Places.of(stack))
+
+
+_target_option = click.option(
+    "--target",
+    type=click.Choice(["local", "kind"]),
+    default="local",
+    show_default=True,
+    help="Whose servers are asked.",
+)
 
 
 def _collect(collector: Collector, *, quiet: bool = False) -> int:
@@ -63,14 +75,13 @@ def _collect(collector: Collector, *, quiet: bool = False) -> int:
 
 @command.command()
 @stack_option
+@_target_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C, and hear the S3 access log.")
 @click.option("--every", "seconds", default=5.0, show_default=True, type=click.FloatRange(0.2), help="Seconds.")
-def collect(stack_folder: Path | None, follow: bool, seconds: float) -> None:
+def collect(stack_folder: Path | None, target: str, follow: bool, seconds: float) -> None:
     """Take what the servers noted since the last time. S3 access is heard only while `--follow` listens."""
     trail, _ = _trail(stack_folder)
-    open_stack(stack_folder)
-    collector = _collector(trail, stack_folder)
-    assert collector is not None
+    collector = _collector(trail, stack_folder, target)
     if not follow:
         with contextlib.closing(collector):
             click.echo(f"{_collect(collector)} taken", err=True)
@@ -86,6 +97,7 @@ def collect(stack_folder: Path | None, follow: bool, seconds: float) -> None:
 
 @command.command()
 @stack_option
+@_target_option
 @click.option("--since", metavar="TIME", help="An ISO time, or a span before now: 90s, 15m, 2h, 7d.")
 @click.option("--until", metavar="TIME", help="The same.")
 @click.option("--actor", metavar="PATTERN", help="Such as `shop`, `root@*`.")
@@ -97,6 +109,7 @@ def collect(stack_folder: Path | None, follow: bool, seconds: float) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(
     stack_folder: Path | None,
+    target: str,
     since: str | None,
     until: str | None,
     actor: str | None,
@@ -113,10 +126,8 @@ def show(
     trail, stack = _trail(stack_folder)
     if collects:
         with contextlib.suppress(CdcpipeError):
-            collector = _collector(trail, stack_folder)
-            if collector is not None:
-                with contextlib.closing(collector):
-                    _collect(collector, quiet=True)
+            with contextlib.closing(_collector(trail, stack_folder, target)) as collector:
+                _collect(collector, quiet=True)
     begin, end = _time(since, "--since"), _time(until, "--until")
     patterns = {"actor": actor, "action": action, "object": object_, "source": source}
     chosen = deque((each for each in trail.entries() if _wanted(each, begin, end, patterns)), maxlen=lines)

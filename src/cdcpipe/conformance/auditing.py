@@ -14,7 +14,6 @@ from cdcpipe.errors import EvidenceError
 from cdcpipe.observe.audit import Collector, Entry, Trail, verify
 from cdcpipe.observe.audit.collect import Places
 from cdcpipe.stack.component import wait_until
-from cdcpipe.stack.local.stack import LocalStack
 
 __all__ = ["Audited", "audited"]
 
@@ -34,9 +33,9 @@ class Audited:
     told: list[dict[str, Any]]
 
 
-def audited(pipeline: Pipeline, stack: LocalStack, table: str, folder: Path, *, timeout_seconds: float = 30) -> Audited:
+def audited(pipeline: Pipeline, places: Places, table: str, folder: Path, *, timeout_seconds: float = 30) -> Audited:
     """Read and change something at each server, collect the trail into `folder`, and look for it by what and who."""
-    trail, places = Trail(folder), Places.of_local(stack)
+    trail = Trail(folder)
     collector = Collector(trail, places)
     with collector.listening():
         collector.collect()  # what was before isn't ours

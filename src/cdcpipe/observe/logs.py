@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from cdcpipe import events
 
-__all__ = ["Follower", "Line", "Position", "bound", "hide", "listener", "merged", "parse", "write_to"]
+__all__ = ["Follower", "Line", "Position", "bound", "grouped", "hide", "listener", "merged", "parse", "write_to"]
 
 OWN: Final = "cdcpipe"
 """The component name of our own log."""
@@ -100,6 +100,18 @@ def _parse_json(component: str, text: str) -> Line | None:
     return Line(at, component, _LEVELS.get(level, level), text)
 
 
+def grouped(component: str, texts: Iterable[str], before: Iterable[Line] = ()) -> list[Line]:
+    """Records out of lines; those that belong to none of them go to the last of `before`."""
+    found = list(before)
+    for text in texts:
+        line = parse(component, text)
+        if line is None and found:
+            found[-1] = replace(found[-1], text=f"{found[-1].text}\n{text}")
+        else:
+            found.append(line or Line(None, component, "INFO", text))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far a file was read: `mark` are the first bytes of the file, so that a new one under its name is seen."""
@@ -137,25 +149,18 @@ class Follower:
 
     def poll(self) -> list[Line]:
         """Whole records that came since the last call. The newest of a file may still get lines: see `flush`."""
-        found: list[Line] = []
+        texts: list[str] = []
         for path in self._files():
             with contextlib.suppress(OSError):
-                for text in self._read(path):
-                    self._take(text, found)
+                texts.extend(self._read(path))
+        found = grouped(self.component, texts, self.flush())
+        self._last = found.pop() if found else None
         return found
 
     def flush(self) -> list[Line]:
         """The record that waits for lines that might belong to it."""
         last, self._last = self._last, None
         return [last] if last is not None else []
-
-    def _take(self, text: str, found: list[Line]) -> None:
-        line = parse(self.component, text)
-        if line is None and self._last is not None:
-            self._last = replace(self._last, text=f"{self._last.text}\n{text}")
-            return
-        found.extend(self.flush())
-        self._last = line if line is not None else Line(None, self.component, "INFO", text)
 
     def _read(self, path: Path) -> Iterator[str]:
         size, mark = path.stat().st_size, _mark(path)

@@ -13,24 +13,54 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cdcpipe.errors import CdcpipeError
+from cdcpipe.errors import CdcpipeError, StackError
 from cdcpipe.observe.audit import connect, postgres, registry
 from cdcpipe.observe.audit.anchors import PostgresAnchors, Witness
 from cdcpipe.observe.audit.commands import append
 from cdcpipe.observe.audit.s3 import AccessListener
 from cdcpipe.observe.audit.trail import Entry, Fact, Trail
-from cdcpipe.observe.logs import Follower, Line, Position
+from cdcpipe.observe.logs import Follower, Line, Position, grouped
 from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.stack.local.auditing import ACCESS_LOG, AUDIT_SOCKET
 from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.stack.stack import Stack
+
+if TYPE_CHECKING:
+    from cdcpipe.stack.kind.kube import Kube
+    from cdcpipe.stack.kind.stack import KindStack
 
 __all__ = ["Collected", "Collector", "Places", "coalesced"]
 
 log = logging.getLogger("cdcpipe.observe.audit")
 
-Files = Callable[[], Sequence[Path]]
+Reader = Callable[[Any], tuple[list[Line], Any]]
+"""Of a server's log: what came since a cursor, and the cursor after it. None as a cursor: the beginning."""
+
+
+def files_reader(component: str, files: Callable[[], Sequence[Path]]) -> Reader:
+    """Reads files of this machine. The cursor: path -> offset and first bytes."""
+
+    def read(cursor: Any) -> tuple[list[Line], Any]:
+        known = {path: Position(int(at), str(mark)) for path, (at, mark) in (cursor or {}).items()}
+        follower = Follower(component, files, known)
+        lines = [*follower.poll(), *follower.flush()]
+        # Of files that are gone nothing is remembered.
+        there = {str(path) for path in files()}
+        return lines, {path: [p.offset, p.mark] for path, p in follower.positions.items() if path in there}
+
+    return read
+
+
+def pod_reader(kube: Kube, component: str, pod: str) -> Reader:
+    """Reads what Kubernetes keeps of a pod's log. The cursor: the time of its last line."""
+
+    def read(cursor: Any) -> tuple[list[Line], Any]:
+        found = kube.log_since(pod, str(cursor or ""))
+        return grouped(component, (text for _, text in found)), found[-1][0] if found else cursor
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +68,53 @@ class Places:
     """Where a pipeline's servers leave what they note. A log that can't be reached from here is left out."""
 
     endpoints: Endpoints
-    logs: Mapping[str, Files]
-    """`postgres`, `connect` (the access log), `registry` -> files."""
+    logs: Mapping[str, Reader]
+    """`postgres`, `connect` (the access log), `registry` -> how to read it."""
     config_topic: str
     s3_socket: Path | None = None
+    pipeline: str = ""
+    """Names a pipeline whose trail is kept together with others'."""
+
+    @classmethod
+    def of(cls, stack: Stack) -> Places:
+        """Those of a stack of any target. Raises `StackError` for one whose servers' logs can't be reached."""
+        from cdcpipe.stack.kind.stack import KindStack
+
+        if isinstance(stack, LocalStack):
+            return cls.of_local(stack)
+        if isinstance(stack, KindStack):
+            return cls.of_kind(stack)
+        raise StackError("the audit trail is collected from the servers' logs, which this target doesn't give")
 
     @classmethod
     def of_local(cls, stack: LocalStack) -> Places:
         """Those of a local stack."""
         folder = stack.folder / "log"
 
-        def rotated(name: str) -> Files:
+        def rotated(name: str) -> Callable[[], Sequence[Path]]:
             return lambda: sorted(folder.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
 
+        files = {
+            "postgres": stack.components["postgres"].log_files,
+            "connect": rotated(ACCESS_LOG),
+            "registry": rotated("registry.log"),
+        }
         return cls(
             stack.endpoints,
-            {
-                "postgres": stack.components["postgres"].log_files,
-                "connect": rotated(ACCESS_LOG),
-                "registry": rotated("registry.log"),
-            },
+            {name: files_reader(name, each) for name, each in files.items()},
             f"{stack.endpoints.topic_prefix}.connect-configs",
             stack.folder / "s3" / AUDIT_SOCKET if stack.plan.observed else None,
+        )
+
+    @classmethod
+    def of_kind(cls, stack: KindStack) -> Places:
+        """Those of a kind stack: logs of its pods. Its S3 server's requests are heard by nobody."""
+        pods = {name: stack.components[name].pod for name in ("postgres", "connect", "registry")}
+        return cls(
+            stack.endpoints,
+            {name: pod_reader(stack.kube, name, pod) for name, pod in pods.items()},
+            f"{stack.endpoints.topic_prefix}.connect-configs",
+            pipeline=f"kind/{stack.kube.namespace_uid()}",
         )
 
     @classmethod
@@ -138,20 +193,16 @@ class Collector:
 
     def _take(self, name: str, facts: list[Fact], cursor: Any) -> list[Entry]:
         found = coalesced(facts)
+        key = self._key(name)
         if found:
-            found[-1] = replace(found[-1], cursor={name: cursor})
+            found[-1] = replace(found[-1], cursor={key: cursor})
         entries = append(self._trail, found) if found else []
-        self._cursors[name] = cursor
+        self._cursors[key] = cursor
         return entries
 
     def _log_reader(self, name: str) -> Callable[[], tuple[list[Fact], Any]]:
         def read() -> tuple[list[Fact], Any]:
-            known = {path: Position(int(at), str(mark)) for path, (at, mark) in self._known(f"{name}.log", {}).items()}
-            follower = Follower(name, self._places.logs[name], known)
-            lines = [*follower.poll(), *follower.flush()]
-            # Of files that are gone nothing is remembered.
-            there = {str(path) for path in self._places.logs[name]()}
-            cursor = {path: [p.offset, p.mark] for path, p in follower.positions.items() if path in there}
+            lines, cursor = self._places.logs[name](self._known(f"{name}.log", None))
             return list(self._parsers[name](lines)), cursor
 
         return read
@@ -164,7 +215,10 @@ class Collector:
         return connect.facts_of_config_topic(self._places.endpoints.bootstrap_servers, self._places.config_topic, after)
 
     def _known(self, name: str, default: Any) -> Any:
-        return self._cursors.get(name, default)
+        return self._cursors.get(self._key(name), default)
+
+    def _key(self, name: str) -> str:
+        return f"{self._places.pipeline}/{name}" if self._places.pipeline else name
 
     def _anchors(self) -> PostgresAnchors:
         first = next(self._trail.entries())

@@ -1,4 +1,4 @@
-"""What the registry noted: Apicurio's own audit records, which stand in its log."""
+"""What the registry noted: Apicurio's own audit records, which stand in its log, as JSON or as text."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ def facts_of_log(lines: Iterable[Line]) -> Iterator[Fact]:
     for line in lines:
         if line.at is None or _LOGGER not in line.text:
             continue
-        try:
-            message = str(json.loads(line.text)["message"])
-        except (ValueError, KeyError):
-            continue
+        message = line.text
+        if message.startswith("{"):
+            try:
+                message = str(json.loads(message)["message"])
+            except (ValueError, KeyError):
+                continue
         pairs = {name: value for name, value in _PAIR.findall(message) if value != "null"}
         verb, result = pairs.pop("action", ""), pairs.pop("result", "")
         if not verb:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -206,6 +208,46 @@ class Kube:
         except StackError:  # not started yet, or there was no container before
             return []
         return [line for line in str(text or "").splitlines() if line.strip()]
+
+    def log_since(self, pod: str, after: str) -> list[tuple[str, str]]:
+        """Lines of the pod's first container, and of the one before it, that came after `after`: each with the
+        kubelet's time of it (RFC 3339, nanoseconds), by which they are ordered. All that it keeps without `after`.
+
+        Raises `StackError`; a pod that is gone took its log along.
+        """
+        options: dict[str, Any] = {"timestamps": True, "_preload_content": False}
+        if after:
+            age = datetime.now(UTC) - datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", after))
+            # By this machine's clock, which may be another than the node's.
+            options["since_seconds"] = max(1, int(age.total_seconds()) + 5)
+        found: list[tuple[str, str]] = []
+        for previous in (True, False):
+            try:
+                answer = self._call(
+                    f"reading the log of pod `{pod}`",
+                    self._api.read_namespaced_pod_log,
+                    pod,
+                    self.namespace,
+                    previous=previous,
+                    **options,
+                )
+            except StackError:
+                if previous:  # there was no container before
+                    continue
+                raise
+            text = "" if answer is None else answer.data.decode("utf-8", "replace")
+            for line in text.splitlines():
+                at, _, said = line.partition(" ")
+                if at > after:
+                    found.append((at, said))
+        return found
+
+    def namespace_uid(self) -> str:
+        """What tells this namespace from one of its name on another cluster."""
+        found = self._call("reading the namespace", self._api.read_namespace, self.namespace)
+        if found is None:
+            raise StackNotRunning("there is no pipeline on this cluster", hint="bring it up with `cdcpipe kind up`")
+        return str(found.metadata.uid)
 
     def node(self) -> Any:
         """The node; there is one."""
