@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from cdcpipe.errors import PortTaken, ServiceError
 from cdcpipe.observe.exporter import Exporter
+from cdcpipe.observe.monitor_jmx import Jmx
 from cdcpipe.observe.monitor_log import log_to_stderr
 from cdcpipe.observe.monitor_pipeline import Growing, Known, is_refused_schema
 from cdcpipe.observe.monitor_probe import NAME, Track, read_token
@@ -159,6 +160,22 @@ def test_the_mean_size_of_a_record_is_unknown_without_jmx() -> None:
     known.log_bytes = {("t", 0): 1000.0, ("t", 1): 100.0, ("u", 0): 9.0}
     assert known.mean_bytes("t") == 10.0
     assert known.mean_bytes("empty") == 0.0
+
+
+def test_a_metric_that_an_agent_no_longer_tells_is_named_until_it_comes_back() -> None:
+    known, size = Known(), 'kafka_log_size_bytes{topic="t",partition="0"}'
+    whole = f"# TYPE kafka_log_size_bytes gauge\n{size} 100.0\nkafka_partitions 3.0\nnot_in_the_catalogue 1.0\n"
+    answers = [whole, "kafka_partitions 3.0\n", whole]
+    jmx = Jmx(known, {"kafka-1": "http://agent"}, lambda url: answers.pop(0))
+    jmx.ask("kafka-1")
+    assert known.log_bytes == {("t", 0): 100.0}
+    with pytest.raises(Partial, match=r"^kafka-1 no longer tells kafka_log_size_bytes$"):
+        jmx.ask("kafka-1")
+    assert known.mean_bytes("t") is None, "unknown, and not none"
+    jmx.ask("kafka-1")
+    assert known.log_bytes == {("t", 0): 100.0}
+    with pytest.raises(ServiceError, match="connect exposes no metrics"):
+        jmx.ask("connect")
 
 
 @pytest.mark.parametrize(
