@@ -244,6 +244,21 @@ def test_what_a_source_could_ask_stays_when_it_could_not_ask_all() -> None:
     Runner(Source("s", 1, ask, ("cdcpipe_component_up",)), exporter, said).ask_once()
     assert exporter.value("cdcpipe_component_up", component="s3") == 1
     assert exporter.value("cdcpipe_monitor_source_up", source="s") == 0
+    assert said == ["s answers in part: Kafka did not answer"]
+
+
+def test_a_source_that_comes_back_with_less_is_told_once_more() -> None:
+    exporter, said = Exporter(), Said()
+    answers = [ServiceError("nobody is there"), Partial("a metric is gone"), Partial("a metric is gone")]
+
+    def ask() -> None:
+        raise answers.pop(0)
+
+    runner = Runner(Source("s", 1, ask), exporter, said)
+    for _ in range(3):
+        runner.ask_once()
+    assert said == ["s can't be asked: nobody is there", "s answers in part: a metric is gone"]
+    assert exporter.value("cdcpipe_monitor_source_failures_total", source="s") == 1
 
 
 def test_a_source_that_hangs_counts_as_down_while_it_hangs() -> None:
