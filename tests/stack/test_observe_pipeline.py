@@ -155,7 +155,8 @@ DEPENDENT = {"postgres": {"registry"}, "kafka-1": {"connect"}}
     ],
 )
 def test_a_component_that_is_killed_raises_its_alert_and_its_return_resolves_it(observed: Observed, name: str) -> None:
-    observed.await_healthy()
+    observed.await_(lambda: all(each["up"] for each in observed.state()["components"]), "every component up", 120)
+    await_flow(observed.stack.endpoints, archive=True)
     killed = time.monotonic()
     observed.stack.components[name].kill()
     observed.await_(

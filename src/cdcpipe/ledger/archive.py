@@ -161,7 +161,7 @@ def _read(
     room: Room,
 ) -> Ledger:
     begun_at = datetime.now(UTC).isoformat()
-    engine = Engine(memory_bytes=min(room.engine_bytes, 1 << 30))
+    engine = Engine()
     read: list[ObjectRead] = []
     with LedgerWriter(folder, "archive", rows_per_file=room.file_rows) as writer:
         try:

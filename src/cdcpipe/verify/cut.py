@@ -113,7 +113,7 @@ def read_state(
     """
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    engine = ledger_columns.Engine(threads=room.threads, memory_bytes=min(room.engine_bytes, 1 << 30))
+    engine = ledger_columns.Engine(threads=room.threads)
     try:
         with psycopg.connect(endpoint.conninfo(role)) as connection:
             connection.execute(_SESSION)

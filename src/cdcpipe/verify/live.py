@@ -161,7 +161,6 @@ def _state_once(
         archive,
         reached=cut.reached,
         waiting_for=cut.waiting_for,
-        memory_limit=f"{room.engine_bytes}B",
         threads=room.threads,
         temp_folder=run,
     )
