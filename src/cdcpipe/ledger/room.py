@@ -25,5 +25,5 @@ ROOMY: Final = Room(batch_rows=100_000, file_rows=1_000_000, block_bytes=32 << 2
 SMALL: Final = Room(batch_rows=10_000, file_rows=100_000, block_bytes=2 << 20, threads=1)
 """For a verification beside a pipeline that runs: it has time, and takes memory from what it watches.
 
-DuckDB's own limit stays: to fold 500,000 keys takes 400 MB, and with less than it needs it gives up instead of spilling.
+DuckDB's own limit stays: 500,000 keys are folded in 400 MB, and with less than it needs it gives up, it doesn't spill.
 """
