@@ -75,6 +75,15 @@ def test_a_run_that_is_killed_is_healed_by_the_next_one(stack: LocalStack, tmp_p
     assert moments == ["set_up", "injected", "effective", "recovering", "recovered", "cleaned"]
     for name in ("samples.jsonl", "probes.parquet", "report.html", "report.md", "junit.xml", "logs/connect.log"):
         assert (run / name).stat().st_size > 0, name
+    made = json.loads((stack.folder / "credentials.json").read_text(encoding="utf-8"))
+    secrets = [password for _, password in made["roles"].values()] + [made["s3_admin"][1], made["s3_pipeline"][1]]
+    assert len(secrets) == 8
+    holders = {
+        path.relative_to(tmp_path).as_posix()
+        for path in tmp_path.rglob("*")  # the runs of both, and what the first one printed
+        if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets)
+    }
+    assert holders == set()
 
 
 def test_ctrl_c_heals_what_is_broken(stack: LocalStack, tmp_path: Path) -> None:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import psycopg
 import pytest
+from tests.stack.observing import NEEDS_PROMETHEUS, Observed, observing
 
+from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import StackError
 from cdcpipe.observe.metrics import catalogue
-from cdcpipe.settings import load_settings
-from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.deploy import await_flow
-from cdcpipe.stack.local.postgres import Postgres
+from cdcpipe.stack.endpoints import SINK
 from cdcpipe.stack.local.process import processes_below
-from cdcpipe.stack.local.stack import LocalStack
-from cdcpipe.workload import Shop, Workload
 
 ARTEFACTS = Path(__file__).parents[2] / "runs" / "tests"
 CHROMIUM = shutil.which("chromium")
@@ -47,178 +39,13 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on PATH (Debian: prometheus)"),
-    pytest.mark.skipif(
-        shutil.which("prometheus-alertmanager") is None and shutil.which("alertmanager") is None,
-        reason="no alertmanager on PATH (Debian: prometheus-alertmanager)",
-    ),
-]
-
-
-@dataclass
-class Webhook:
-    """An operator's pager: keeps every notification that Alertmanager sends."""
-
-    url: str = ""
-    told: list[dict[str, Any]] = field(default_factory=list)
-
-    def heard(self, status: str, since: float, **labels: str) -> bool:
-        """Whether an alert with these labels has got that status since then."""
-        return any(
-            alert["status"] == status and labels.items() <= alert["labels"].items()
-            for at, alert in ((each["at"], each["alert"]) for each in list(self.told))
-            if at >= since
-        )
-
-    def firing(self, since: float) -> set[tuple[str, str]]:
-        """Alert and component of what fired since then."""
-        return {
-            (each["alert"]["labels"]["alertname"], each["alert"]["labels"].get("component", ""))
-            for each in list(self.told)
-            if each["at"] >= since and each["alert"]["status"] == "firing"
-        }
-
-
-@contextlib.contextmanager
-def webhook() -> Iterator[Webhook]:
-    hook = Webhook()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            hook.told += [{"at": time.monotonic(), "alert": alert} for alert in body["alerts"]]
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hook.url = f"http://127.0.0.1:{server.server_address[1]}/"
-    try:
-        yield hook
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-
-
-@dataclass
-class Observed:
-    """A stack with its monitor, Prometheus and Alertmanager."""
-
-    stack: LocalStack
-    hook: Webhook
-    page: str
-    prometheus: str
-    lines: Path
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        answer = httpx2.get(
-            f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10, trust_env=False
-        )
-        found: list[dict[str, Any]] = answer.json()["data"]["result"]
-        return found
-
-    def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx2.get(f"{self.page}api/state", timeout=10, trust_env=False).json()
-        return found
-
-    def await_(self, condition: Any, what: str, timeout_seconds: float = 60) -> None:
-        def asked() -> bool:
-            with contextlib.suppress(httpx2.HTTPError, KeyError):
-                return bool(condition())
-            return False
-
-        def failed(text: str) -> StackError:
-            return StackError(text, detail=self.lines.read_text(encoding="utf-8")[-3000:])
-
-        wait_until(asked, what=what, timeout_seconds=timeout_seconds, interval_seconds=0.5, error=failed)
-
-
-def mounted(folder: Path) -> bool:
-    """Make `folder` a small disk of its own; False where that isn't allowed."""
-    folder.mkdir(parents=True)
-    if os.geteuid() != 0:
-        return False
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96m", "cdcpipe-test", str(folder)], capture_output=True, check=False
-    )
-    return done.returncode == 0
+pytestmark = [pytest.mark.stack, *NEEDS_PROMETHEUS]
 
 
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
-    """An observed stack under a little load, and `cdcpipe monitor --with-prometheus` beside it."""
-    folder = Path(tempfile.mkdtemp(prefix="cdcpipe-observed-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    is_mounted = mounted(folder / "log")
-    settings = load_settings()
-    stack = LocalStack(folder, cache=settings.cache, maven_mirror=settings.maven_mirror)
-    lines = folder / "monitor.err"
-    environment = {
-        **os.environ,
-        "CDCPIPE_STACK": str(folder),
-        "CDCPIPE_MONITOR__SCRAPE_SECONDS": "2",
-        "CDCPIPE_MONITOR__EVERY_SECONDS": "2",
-        "CDCPIPE_MONITOR__PROBE_SECONDS": "2",
-        "CDCPIPE_MONITOR__VERIFY_SECONDS": "20",
-    }
-    try:
-        stack.up(observed=True, tables=Shop.TABLES)
-        admin = stack.components["postgres"]
-        assert isinstance(admin, Postgres)
-        with psycopg.connect(admin.conninfo(), autocommit=True) as connection:
-            connection.execute("ALTER ROLE shop VALID UNTIL '2099-01-01'")
-        shop = Shop(seed=8)
-        shop.create(stack.endpoints.postgres)
-        with (
-            webhook() as hook,
-            lines.open("w", encoding="utf-8") as errors,
-            subprocess.Popen(
-                [sys.executable, "-m", "cdcpipe", "monitor", "--with-prometheus", "--webhook", hook.url],
-                env=environment,
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            ) as monitor,
-        ):
-            try:
-                where = _addresses(monitor, lines)
-                seen = Observed(stack, hook, where["page"], where["prometheus"].rstrip("/"), lines)
-                with Workload(stack.endpoints.postgres, shop, rate=300, seconds=8, connections=1) as load:
-                    load.wait()
-                yield seen
-            finally:
-                monitor.send_signal(signal.SIGTERM)
-                code = monitor.wait(60)
-        assert code == 0, lines.read_text(encoding="utf-8")
-        assert processes_below(folder, frozenset({"prometheus", "prometheus-alertmanager", "alertmanager"})) == []
-    finally:
-        stack.down()
-        if is_mounted:
-            subprocess.run(["umount", "--lazy", str(folder / "log")], check=True)
-        stack.down(purge=True)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _addresses(monitor: subprocess.Popen[str], lines: Path) -> dict[str, str]:
-    assert monitor.stdout is not None
-    found: dict[str, str] = {}
-    while not {"page", "metrics", "prometheus", "alertmanager"} <= set(found):
-        line = monitor.stdout.readline()
-        if not line:
-            raise StackError("the monitor ended", detail=lines.read_text(encoding="utf-8"))
-        name, _, url = line.partition(" ")
-        found[name] = url.strip()
-    return found
+    with observing() as seen:
+        yield seen
 
 
 # The local stack has no TLS; a unit test has.
@@ -234,7 +61,7 @@ def test_every_metric_in_the_catalogue_is_scraped_by_a_real_prometheus(observed:
         return wanted - set(answer.json()["data"])
 
     try:
-        observed.await_(lambda: not missing(), "all metrics scraped", timeout_seconds=120)
+        observed.await_(lambda: not missing(), "all metrics scraped", timeout_seconds=300)
     except StackError as error:
         raise AssertionError(f"never scraped: {sorted(missing())}; {error.detail}") from error
 
@@ -266,13 +93,13 @@ def test_the_metrics_agree_with_what_the_pipeline_did(observed: Observed) -> Non
     assert value("sum(debezium_events_total)") <= value('cdcpipe_events_total{hop="log"}') + 50
     for hop in ("commit_to_log", "log_to_archive", "commit_to_archive"):
         assert 0 < value(f'cdcpipe_lag_seconds{{hop="{hop}"}}') < 60, hop
-    observed.await_(lambda: value('cdcpipe_verifications_total{verdict="pass"}') >= 1, "a verification", 180)
+    observed.await_(lambda: value('cdcpipe_verifications_total{verdict="pass"}') >= 1, "a verification", 300)
     assert time.time() - value("cdcpipe_verified_through_timestamp_seconds") < 300
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: chromium)")
 def test_the_page_is_drawn_in_a_browser(observed: Observed, tmp_path: Path) -> None:
-    observed.await_(lambda: observed.state()["health"] == "healthy", "a healthy pipeline", 90)
+    observed.await_healthy()
     browser = [
         str(CHROMIUM),
         *FLAGS,
@@ -328,7 +155,8 @@ DEPENDENT = {"postgres": {"registry"}, "kafka-1": {"connect"}}
     ],
 )
 def test_a_component_that_is_killed_raises_its_alert_and_its_return_resolves_it(observed: Observed, name: str) -> None:
-    observed.await_(lambda: observed.state()["health"] == "healthy", "a healthy pipeline", 120)
+    observed.await_(lambda: all(each["up"] for each in observed.state()["components"]), "every component up", 120)
+    await_flow(observed.stack.endpoints, archive=True)
     killed = time.monotonic()
     observed.stack.components[name].kill()
     observed.await_(
@@ -375,6 +203,35 @@ def test_a_schema_that_the_registry_refuses_is_told_and_its_repair_resolves_it(o
     observed.stack.up()
     observed.await_(
         lambda: observed.hook.heard("resolved", repaired, alertname="SchemaRegistrationRefused"), "the pager told", 90
+    )
+
+
+@pytest.mark.slow
+def test_metrics_that_disappear_are_told_by_name_and_the_rest_goes_on(observed: Observed) -> None:
+    """A connector that was stopped takes its beans along: Connect's agent answers, and says less."""
+    observed.await_(lambda: observed.state()["sources"]["jmx_connect"], "every metric of Connect", 120)
+    begun = time.monotonic()
+    with ConnectClient(observed.stack.endpoints.connect_url, timeout_seconds=60) as client:
+        client.stop(SINK)
+        try:
+            observed.await_(
+                lambda: observed.hook.heard("firing", begun, alertname="MonitorSourceDown", source="jmx_connect"),
+                "the pager told",
+                150,
+            )
+            said = observed.lines.read_text(encoding="utf-8")
+            assert "connect no longer tells kafka_connect_sink_put_seconds" in said
+            await_flow(observed.stack.endpoints, archive=False)
+            assert all(each["up"] for each in observed.state()["components"])
+        finally:
+            back = time.monotonic()
+            client.resume(SINK)
+            client.wait_until_running(SINK, timeout_seconds=90)
+    await_flow(observed.stack.endpoints, archive=True)
+    observed.await_(
+        lambda: observed.hook.heard("resolved", back, alertname="MonitorSourceDown", source="jmx_connect"),
+        "the pager told its end",
+        90,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cdcpipe.ledger.archive import read_folders
 from cdcpipe.ledger.canonical import encode
 from cdcpipe.ledger.catalogue import Catalogue, Column, Table, Type
 from cdcpipe.ledger.objects import Folder, Listed, hour_of
+from cdcpipe.ledger.room import SMALL
 from cdcpipe.ledger.store import Ledger
 
 VALUE = pa.struct([pa.field("id", pa.int64(), nullable=False), ("name", pa.string()), ("at", pa.int64())])
@@ -106,6 +108,18 @@ def read(folder: Path, to: Path, **options: Any) -> Ledger:
 
 
 EVENTS = [event(1), event(2, name=None), event(3, "u"), event(4, "d")]
+
+
+def test_small_buffers_give_the_same_ledger_in_more_files(tmp_path: Path) -> None:
+    confluent(tmp_path / "lake", [event(number) for number in range(25)])
+    confluent(tmp_path / "lake", [event(number) for number in range(25, 30)], offset=25)
+    small = replace(SMALL, batch_rows=4, file_rows=8)
+    ledgers = read(tmp_path / "lake", tmp_path / "one"), read(tmp_path / "lake", tmp_path / "two", room=small)
+    one, two = ledgers[0].read(), ledgers[1].read()
+    assert one.num_rows == 30
+    assert one.sort_by("offset").equals(two.sort_by("offset"))
+    assert len(ledgers[0].files()) == 1
+    assert len(ledgers[1].files()) >= 3
 
 
 def test_each_row_is_a_change_with_its_record_and_its_object(tmp_path: Path) -> None:

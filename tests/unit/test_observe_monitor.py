@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from cdcpipe.errors import PortTaken, ServiceError
 from cdcpipe.observe.exporter import Exporter
+from cdcpipe.observe.monitor_jmx import Jmx
 from cdcpipe.observe.monitor_log import log_to_stderr
 from cdcpipe.observe.monitor_pipeline import Growing, Known, is_refused_schema
 from cdcpipe.observe.monitor_probe import NAME, Track, read_token
@@ -161,6 +162,22 @@ def test_the_mean_size_of_a_record_is_unknown_without_jmx() -> None:
     assert known.mean_bytes("empty") == 0.0
 
 
+def test_a_metric_that_an_agent_no_longer_tells_is_named_until_it_comes_back() -> None:
+    known, size = Known(), 'kafka_log_size_bytes{topic="t",partition="0"}'
+    whole = f"# TYPE kafka_log_size_bytes gauge\n{size} 100.0\nkafka_partitions 3.0\nnot_in_the_catalogue 1.0\n"
+    answers = [whole, "kafka_partitions 3.0\n", whole]
+    jmx = Jmx(known, {"kafka-1": "http://agent"}, lambda url: answers.pop(0))
+    jmx.ask("kafka-1")
+    assert known.log_bytes == {("t", 0): 100.0}
+    with pytest.raises(Partial, match=r"^kafka-1 no longer tells kafka_log_size_bytes$"):
+        jmx.ask("kafka-1")
+    assert known.mean_bytes("t") is None, "unknown, and not none"
+    jmx.ask("kafka-1")
+    assert known.log_bytes == {("t", 0): 100.0}
+    with pytest.raises(ServiceError, match="connect exposes no metrics"):
+        jmx.ask("connect")
+
+
 @pytest.mark.parametrize(
     ("trace", "refused"),
     [
@@ -227,6 +244,21 @@ def test_what_a_source_could_ask_stays_when_it_could_not_ask_all() -> None:
     Runner(Source("s", 1, ask, ("cdcpipe_component_up",)), exporter, said).ask_once()
     assert exporter.value("cdcpipe_component_up", component="s3") == 1
     assert exporter.value("cdcpipe_monitor_source_up", source="s") == 0
+    assert said == ["s answers in part: Kafka did not answer"]
+
+
+def test_a_source_that_comes_back_with_less_is_told_once_more() -> None:
+    exporter, said = Exporter(), Said()
+    answers = [ServiceError("nobody is there"), Partial("a metric is gone"), Partial("a metric is gone")]
+
+    def ask() -> None:
+        raise answers.pop(0)
+
+    runner = Runner(Source("s", 1, ask), exporter, said)
+    for _ in range(3):
+        runner.ask_once()
+    assert said == ["s can't be asked: nobody is there", "s answers in part: a metric is gone"]
+    assert exporter.value("cdcpipe_monitor_source_failures_total", source="s") == 1
 
 
 def test_a_source_that_hangs_counts_as_down_while_it_hangs() -> None:

@@ -30,14 +30,13 @@ from cdcpipe.ledger.change import OBJECTS
 from cdcpipe.ledger.columns import Engine
 from cdcpipe.ledger.envelope import EnvelopeReader, Envelopes
 from cdcpipe.ledger.objects import Bucket, Listed, Objects, hour_of
+from cdcpipe.ledger.room import ROOMY, Room
 from cdcpipe.ledger.store import Ledger, LedgerWriter, Manifest, ObjectRead
 from cdcpipe.ledger.wires import wire_of_arrow
 from cdcpipe.stack.catalog import open_catalog
 from cdcpipe.stack.endpoints import Endpoints
 
 __all__ = ["read_folders", "read_iceberg"]
-
-BATCH_ROWS = 100_000
 
 _WANTED = (
     "before",
@@ -68,6 +67,7 @@ def read_iceberg(
     begin: datetime | None = None,
     end: datetime | None = None,
     images: bool = False,
+    room: Room = ROOMY,
 ) -> Ledger:
     """Read the Iceberg tables of `topics` (`schema.table` -> topic, which is the Iceberg table's name too).
 
@@ -77,7 +77,7 @@ def read_iceberg(
     bucket = Bucket(endpoints.s3)
     with closing(open_catalog(endpoints)) as catalog:
         wanted, prefixes, reasons = _plan(catalog, bucket, endpoints.s3.bucket, topics, _hours(begin, end))
-    return _read(folder, bucket, wanted, prefixes, catalogue, modes or Modes(), reasons, images)
+    return _read(folder, bucket, wanted, prefixes, catalogue, modes or Modes(), reasons, images, room)
 
 
 def _plan(
@@ -121,6 +121,7 @@ def read_folders(
     begin: datetime | None = None,
     end: datetime | None = None,
     images: bool = False,
+    room: Room = ROOMY,
 ) -> Ledger:
     """Read `<prefix><topic>/.../*.parquet` for each of `topics` (`schema.table` -> topic).
 
@@ -134,7 +135,7 @@ def read_folders(
             outside = hour is not None and ((begin and hour < begin) or (end and hour >= end))
             if listed.name.endswith(".parquet") and not outside:
                 wanted.append(listed)
-    return _read(folder, objects, wanted, prefixes, catalogue, modes or Modes(), [], images)
+    return _read(folder, objects, wanted, prefixes, catalogue, modes or Modes(), [], images, room)
 
 
 def _hours(begin: datetime | None, end: datetime | None) -> str | None:
@@ -157,14 +158,15 @@ def _read(
     modes: Modes,
     reasons: list[str],
     images: bool,
+    room: Room,
 ) -> Ledger:
     begun_at = datetime.now(UTC).isoformat()
     engine = Engine()
     read: list[ObjectRead] = []
-    with LedgerWriter(folder, "archive") as writer:
+    with LedgerWriter(folder, "archive", rows_per_file=room.file_rows) as writer:
         try:
             envelopes = EnvelopeReader(engine, catalogue, modes, images=images)
-            batch = _Batch(envelopes, writer, modes)
+            batch = _Batch(envelopes, writer, modes, room.batch_rows)
             for listed in wanted:
                 try:
                     read.append(_read_object(objects, listed, batch, writer))
@@ -198,7 +200,8 @@ def _read(
 class _Batch:
     """Rows of objects with the same columns, until there are enough to be worth a query."""
 
-    def __init__(self, envelopes: EnvelopeReader, writer: LedgerWriter, modes: Modes) -> None:
+    def __init__(self, envelopes: EnvelopeReader, writer: LedgerWriter, modes: Modes, rows: int) -> None:
+        self.rows_max = rows
         self.reasons: list[str] = []
         self._envelopes = envelopes
         self._writer = writer
@@ -212,7 +215,7 @@ class _Batch:
             self.flush()
         self._rows.append((records, place))
         self._count += records.num_rows
-        if self._count >= BATCH_ROWS:
+        if self._count >= self.rows_max:
             self.flush()
 
     def flush(self) -> None:
@@ -247,7 +250,7 @@ def _read_object(objects: Objects, listed: Listed, batch: _Batch, writer: Ledger
     try:
         with objects.open(listed.name) as source, pq.ParquetFile(source) as file:
             columns = dict(_columns(file.schema_arrow))
-            for records in _batches(file):
+            for records in _batches(file, batch.rows_max):
                 unwrapped, place, event_time = _place(records, listed.name)
                 batch.add(unwrapped, place)
                 rows += records.num_rows
@@ -273,14 +276,14 @@ def _read_object(objects: Objects, listed: Listed, batch: _Batch, writer: Ledger
     return ObjectRead(listed.name, listed.bytes, listed.etag, rows)
 
 
-def _batches(file: pq.ParquetFile) -> Iterator[pa.Table]:
+def _batches(file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
     schema = file.schema_arrow
     if "value" in schema.names and pa.types.is_struct(schema.field("value").type):
         # Aiven's layout: the envelope is one column of the record.
         columns = ["value", *(each for each in ("offset", "timestamp") if each in schema.names)]
     else:
         columns = [each for each in _WANTED if _has(schema, each)]
-    for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+    for batch in file.iter_batches(rows, columns=columns):
         yield pa.Table.from_batches([batch])
 
 

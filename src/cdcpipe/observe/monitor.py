@@ -25,10 +25,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
-from prometheus_client.parser import text_string_to_metric_families
 
 from cdcpipe.errors import ServiceError
 from cdcpipe.observe.exporter import Exporter
+from cdcpipe.observe.monitor_jmx import Jmx
 from cdcpipe.observe.monitor_pipeline import Archive, Kafka, Known, Pipeline, Postgres
 from cdcpipe.observe.monitor_probe import Probe, Track
 from cdcpipe.observe.monitor_services import ServiceChecks, certificate_expiry
@@ -68,10 +68,9 @@ class Monitor:
         self._stack = stack
         self._names = (source, sink)
         self._endpoints = stack.endpoints
-        self._metrics = {**(metrics or {}), **settings.metrics}
         self._folders = dict(folders or {})
         self._known = Known()
-        self._log_bytes: dict[str, dict[tuple[str, int], float]] = {}
+        self._jmx = Jmx(self._known, {**(metrics or {}), **settings.metrics}, self._get)
         self._history = History(self.exporter)
         self._anomalies: deque[Told] = deque(maxlen=50)
         self._lines: deque[Told] = deque(maxlen=50)
@@ -178,7 +177,7 @@ class Monitor:
         return found
 
     def _metrics_source(self, component: str) -> Source:
-        return Source(f"jmx_{component.replace('-', '_')}", _SLOW_SECONDS, lambda: self._ask_jmx(component))
+        return Source(f"jmx_{component.replace('-', '_')}", _SLOW_SECONDS, lambda: self._jmx.ask(component))
 
     def _tell_settings(self, watch: Watch) -> None:
         tell, settings = self.exporter.set, self.settings
@@ -250,24 +249,6 @@ class Monitor:
             used = getattr(component, "cpu_seconds", None)
             if used is not None and memory.get(name):
                 self.exporter.set("cdcpipe_component_cpu_seconds_total", used(), component=name)
-
-    def _ask_jmx(self, component: str) -> None:
-        url = self._metrics.get(component)
-        if url is None:
-            self._log_bytes.pop(component, None)
-            raise ServiceError(f"{component} exposes no metrics; bring the stack up with `cdcpipe up --observed`")
-        text = self._get(url)
-        sizes = {}
-        for family in text_string_to_metric_families(text) if component.startswith("kafka") else ():
-            if family.name == "kafka_log_size_bytes":
-                sizes = {(s.labels["topic"], int(s.labels["partition"])): s.value for s in family.samples}
-        if component.startswith("kafka"):
-            self._log_bytes[component] = sizes
-            merged: dict[tuple[str, int], float] = {}
-            for of_broker in list(self._log_bytes.values()):
-                for place, size in of_broker.items():  # replicas of a partition have one size, not a sum
-                    merged[place] = max(size, merged.get(place, 0.0))
-            self._known.log_bytes = merged
 
     def _ask_verify(self) -> None:
         if not all(self.exporter.family("cdcpipe_component_up").values()):

@@ -44,7 +44,7 @@ class Runner:
         self._say = say
         self._stop = threading.Event()
         self._asked: float | None = None  # since when it is being asked now
-        self._up: bool | None = None
+        self._state: str | None = None  # `up`, `part` or `down`
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"monitor-{source.name}", daemon=True)
 
@@ -69,7 +69,7 @@ class Runner:
     def failed(self, reason: str) -> None:
         """It can't be asked: nobody vouches for its metrics any more."""
         self._exporter.forget(self.source.owns)
-        self._mark(up=False, reason=reason)
+        self._mark("down", f"can't be asked: {reason}")
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -86,23 +86,24 @@ class Runner:
         try:
             self.source.ask()
         except Partial as error:
-            self._mark(up=False, reason=str(error))
+            self._mark("part", f"answers in part: {error}")
         except CdcpipeError as error:
             self.failed(error.message)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the other sources go on
             self.failed(f"{type(error).__name__}: {error}")
         else:
-            self._mark(up=True)
+            self._mark("up", "answers again")
         finally:
             self._asked = None
         took = time.monotonic() - begun
         self._exporter.set("cdcpipe_monitor_source_duration_seconds", took, source=self.source.name)
 
-    def _mark(self, *, up: bool, reason: str = "") -> None:
-        name = self.source.name
+    def _mark(self, state: str, sentence: str) -> None:
+        name, up = self.source.name, state == "up"
         with self._lock:
-            before, self._up = self._up, up
+            before, self._state = self._state, state
             self._exporter.set("cdcpipe_monitor_source_up", up, source=name)
-            self._exporter.inc("cdcpipe_monitor_source_failures_total", 0 if up or before is False else 1, source=name)
-        if before is not up and not (up and before is None):
-            self._say(f"{name} answers again" if up else f"{name} can't be asked: {reason}")
+            fresh = not up and before in (None, "up")
+            self._exporter.inc("cdcpipe_monitor_source_failures_total", fresh, source=name)
+        if before != state and not (up and before is None):
+            self._say(f"{name} {sentence}")

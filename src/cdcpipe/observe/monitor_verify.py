@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from cdcpipe.errors import CdcpipeError
+from cdcpipe.observe.monitor_log import lean_memory
 
 if TYPE_CHECKING:
     from cdcpipe.stack.endpoints import Endpoints
@@ -71,6 +72,8 @@ def _answer(ours: Connection, begun: float, timeout_seconds: float, stop: thread
 
 def _verify(endpoints: Endpoints, source: str, sink: str, answer: Connection) -> None:
     os.nice(10)  # the pipeline comes first
+    lean_memory()
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own pool keeps what is free for seconds
     begun = time.monotonic()
     try:
         found = _state(endpoints, source, sink, begun)
@@ -83,9 +86,14 @@ def _verify(endpoints: Endpoints, source: str, sink: str, answer: Connection) ->
 
 
 def _state(endpoints: Endpoints, source: str, sink: str, begun: float) -> Verification:
-    from cdcpipe import verify
+    import pyarrow as pa
 
-    report = verify.state(endpoints, source=source, sink=sink, timeout_seconds=120)
+    from cdcpipe import verify
+    from cdcpipe.ledger.room import SMALL
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    report = verify.state(endpoints, source=source, sink=sink, timeout_seconds=120, room=SMALL)
     passed = report.verdict is verify.Verdict.PASS
     through = report.verified_through.committed_at if passed and report.verified_through is not None else None
     return Verification(

@@ -39,13 +39,13 @@ from cdcpipe.ledger import columns as ledger_columns
 from cdcpipe.ledger.canonical import Modes, family_of
 from cdcpipe.ledger.catalogue import Catalogue, Table
 from cdcpipe.ledger.columns import Cell, image_sql, literal, text_sql
+from cdcpipe.ledger.room import ROOMY, Room
 from cdcpipe.ledger.rows import plain_hashes
 from cdcpipe.stack.endpoints import PostgresEndpoint
 from cdcpipe.verify.sampling import parse_lsn
 
 __all__ = ["Snapshot", "StateRead", "read_state"]
 
-_CSV_BYTES: Final = 32 << 20
 _SESSION: Final = (
     "SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET bytea_output = 'hex'; "
     "SET lc_monetary = 'C'; SET extra_float_digits = 1"
@@ -104,6 +104,7 @@ def read_state(
     modes: Modes | None = None,
     role: str = "owner",
     on_snapshot: Any = None,
+    room: Room = ROOMY,
 ) -> StateRead:
     """Read and hash the tables in one snapshot, into Parquet files in `folder`.
 
@@ -112,7 +113,7 @@ def read_state(
     """
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    engine = ledger_columns.Engine(threads=2)
+    engine = ledger_columns.Engine(threads=room.threads)
     try:
         with psycopg.connect(endpoint.conninfo(role)) as connection:
             connection.execute(_SESSION)
@@ -128,7 +129,7 @@ def read_state(
                 on_snapshot(snapshot)
             catalogue = Catalogue.read(connection, publication=publication)
             wanted = _wanted(catalogue, tables)
-            return _read_tables(connection, engine, folder, catalogue, wanted, modes or Modes(), snapshot, start)
+            return _read_tables(connection, engine, folder, catalogue, wanted, modes or Modes(), snapshot, start, room)
     except psycopg.Error as error:
         raise PostgresError(f"the tables can't be read: {str(error).strip()}") from error
     finally:
@@ -157,6 +158,7 @@ def _read_tables(
     modes: Modes,
     snapshot: Snapshot,
     start: float,
+    room: Room,
 ) -> StateRead:
     rows: dict[str, int] = {}
     files: list[Path] = []
@@ -178,7 +180,7 @@ def _read_tables(
             if each.name not in known
         ]
         path = folder / f"{number:04d}.parquet"
-        rows[name] = _read_table(connection, engine, table, modes, path)
+        rows[name] = _read_table(connection, engine, table, modes, path, room.block_bytes)
         files.append(path)
         if connection.execute(_REWRITTEN, {"table": _quoted(name)}).fetchone():
             rewritten.append(name)
@@ -209,7 +211,12 @@ LIMIT 1
 
 
 def _read_table(
-    connection: psycopg.Connection[Any], engine: ledger_columns.Engine, table: Table, modes: Modes, path: Path
+    connection: psycopg.Connection[Any],
+    engine: ledger_columns.Engine,
+    table: Table,
+    modes: Modes,
+    path: Path,
+    block_bytes: int,
 ) -> int:
     """Hash every row of `table` into `path`; gives their number. Text goes from COPY to Arrow, never to Python."""
     shown = [column for column in table.columns if family_of(column.type, modes)]
@@ -232,14 +239,16 @@ def _read_table(
     )
     count = 0
     with pq.ParquetWriter(path, _STATE_SCHEMA, compression="zstd", compression_level=1) as writer:
-        for frame in _frames(connection, query, len(shown)):
+        for frame in _frames(connection, query, len(shown), block_bytes):
             hashed = plain_hashes(engine.query(sql, frame=frame))
             writer.write_table(hashed.select(_STATE_SCHEMA.names).cast(_STATE_SCHEMA))
             count += frame.num_rows
     return count
 
 
-def _frames(connection: psycopg.Connection[Any], query: psycopg.sql.Composed, width: int) -> Iterable[pa.Table]:
+def _frames(
+    connection: psycopg.Connection[Any], query: psycopg.sql.Composed, width: int, block_bytes: int
+) -> Iterable[pa.Table]:
     names = [f"c{number}" for number in range(width)]
     waiting: list[bytes] = []
     size = 0
@@ -248,7 +257,7 @@ def _frames(connection: psycopg.Connection[Any], query: psycopg.sql.Composed, wi
             block = bytes(data)
             waiting.append(block)
             size += len(block)
-            if size >= _CSV_BYTES:
+            if size >= block_bytes:
                 yield _parse(b"".join(waiting), names)
                 waiting, size = [], 0
     if waiting:

@@ -17,6 +17,7 @@ from typing import Any
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import EvidenceError
 from cdcpipe.ledger.canonical import Modes
+from cdcpipe.ledger.room import ROOMY, Room
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.ledger.wal import WalWitness
 from cdcpipe.stack.endpoints import SINK, SOURCE, Endpoints
@@ -106,17 +107,19 @@ def state(
     attempts: int = 3,
     tell: Tell = _quiet,
     timeout_seconds: float = 120.0,
+    room: Room = ROOMY,
 ) -> Report:
     """Whether the archive is equal to the tables as they are now. Writers go on; see `cdcpipe.verify.cut`.
 
     `tables` default to all captured ones. A cut that a TRUNCATE ran into is taken again, `attempts` times in all.
+    `room` bounds the memory that it takes.
     Raises the `ServiceError` of a server that can't be asked, `UsageError` for a table that is not captured.
     """
     wanted = None if tables is None else list(tables)
     modes = modes or Modes.from_config(_config(endpoints, source))
     for attempt in range(attempts):
         with _run_folder(folder if attempt == 0 else None) as run:
-            report, read = _state_once(endpoints, wanted, run, modes, source, sink, tell, timeout_seconds)
+            report, read = _state_once(endpoints, wanted, run, modes, source, sink, tell, timeout_seconds, room)
         if not read.rewritten:
             break
         tell(f"{', '.join(read.rewritten)} was truncated meanwhile; taking another cut")
@@ -132,6 +135,7 @@ def _state_once(
     sink: str,
     tell: Tell,
     timeout_seconds: float,
+    room: Room,
 ) -> tuple[Report, StateRead]:
     wanted = Captured.of(endpoints).tables if tables is None else tables
     markers: list[Marker] = []
@@ -143,15 +147,23 @@ def _state_once(
         tables=wanted,
         modes=modes,
         on_snapshot=lambda _: markers.append(mark(endpoints)),
+        room=room,
     )
     tell("waiting until the cut is archived")
     settled = settle(endpoints, source=source, sink=sink, marker=markers[0], timeout_seconds=timeout_seconds)
     tell("reading the archive")
     # Only now: the topic of a new table comes with its first change.
-    archive = Captured.of(endpoints, modes, tables=read.tables).archive(run / "ledgers" / "archive")
+    archive = Captured.of(endpoints, modes, tables=read.tables).archive(run / "ledgers" / "archive", room=room)
     tell("comparing")
     cut = settled.cut
-    report = compare_state(read, archive, reached=cut.reached, waiting_for=cut.waiting_for, temp_folder=run)
+    report = compare_state(
+        read,
+        archive,
+        reached=cut.reached,
+        waiting_for=cut.waiting_for,
+        threads=room.threads,
+        temp_folder=run,
+    )
     return report, read
 
 

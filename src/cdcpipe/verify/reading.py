@@ -15,6 +15,7 @@ from cdcpipe.ledger.canonical import Modes
 from cdcpipe.ledger.catalogue import Catalogue
 from cdcpipe.ledger.log import read_log
 from cdcpipe.ledger.objects import Bucket
+from cdcpipe.ledger.room import ROOMY, Room
 from cdcpipe.ledger.store import Ledger
 from cdcpipe.stack.endpoints import WATERMARK_TABLE, Endpoints
 from cdcpipe.verify.settle import captured_topics
@@ -67,7 +68,9 @@ class Captured:
             images=images,
         )
 
-    def archive(self, folder: Path, *, since: datetime | None = None, images: bool = False) -> Ledger:
+    def archive(
+        self, folder: Path, *, since: datetime | None = None, images: bool = False, room: Room = ROOMY
+    ) -> Ledger:
         """The archive ledger in `folder`: of an Iceberg catalog's tables, or of folders where there is no catalog.
 
         With `since`, without the hours that were over an hour before.
@@ -83,6 +86,7 @@ class Captured:
                 modes=self.modes,
                 begin=begin,
                 images=images,
+                room=room,
             )
         return read_folders(
             Bucket(self.endpoints.s3),
@@ -93,4 +97,5 @@ class Captured:
             modes=self.modes,
             begin=begin,
             images=images,
+            room=room,
         )

@@ -93,7 +93,8 @@ class JavaProcess(LocalProcess):
     """A server with a main class or a jar, a heap bound and a log of its own.
 
     `aot` is a file of the cache where the JVM keeps what it learnt of the program (JEP 514). The first run writes
-    it when it ends in order, which takes some seconds; every later one starts with half of the work.
+    it when it ends in order, which takes some seconds; every later one starts with half of the work. A server with an
+    agent has a cache of its own, which holds less.
     """
 
     program = "java"
@@ -138,22 +139,26 @@ class JavaProcess(LocalProcess):
         ]
 
     def _start_options(self) -> list[str]:
+        cache = self._cache
+        options = [f"-XX:AOTCache={cache}"] if cache.exists() else [f"-XX:AOTCacheOutput={self._learnt}"]
         if self.agent is not None:
-            # A JVM with an agent that may rewrite classes can neither use such a cache nor write one.
-            return [self.agent.option]
-        if self._aot.exists():
-            return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off,cds*=off"]
-        return [f"-XX:AOTCacheOutput={self._learnt}"]
+            # An agent may rewrite classes: the JVM neither writes nor takes a cache in which they are linked already.
+            return [*options, "-XX:-AOTClassLinking", "-Xlog:aot*=off,cds*=off", self.agent.option]
+        return [*options, "-Xlog:aot*=off,cds*=off"] if cache.exists() else options
+
+    @property
+    def _cache(self) -> Path:
+        return self._aot if self.agent is None else self._aot.with_name(f"observed-{self._aot.name}")
 
     @property
     def _learnt(self) -> Path:
         return (self.folder / "learnt.aot").resolve()
 
     def stop(self, *, timeout_seconds: float = 30.0) -> None:
-        learning = self.agent is None and self.find() is not None and not self._aot.exists()
+        learning = self.find() is not None and not self._cache.exists()
         super().stop(timeout_seconds=timeout_seconds + 90 if learning else timeout_seconds)
         if self._learnt.exists() and self.find() is None:
-            self._aot.parent.mkdir(parents=True, exist_ok=True)
-            staging = self._aot.with_suffix(f".{os.getpid()}")
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            staging = self._cache.with_suffix(f".{os.getpid()}")
             shutil.move(self._learnt, staging)
-            staging.replace(self._aot)
+            staging.replace(self._cache)

@@ -9,17 +9,16 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import boto3
-from botocore.client import BaseClient
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import TYPE_CHECKING
 
 from cdcpipe.errors import MissingExtra
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.endpoints import S3Endpoint
 from cdcpipe.stack.local.auditing import write_s3_audit_config
 from cdcpipe.stack.local.process import LocalProcess
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient  # boto3 is a tenth of the memory of a monitor, which makes no client
 
 __all__ = ["SeaweedS3", "s3_client"]
 
@@ -34,6 +33,9 @@ def _program() -> Path:
 
 def s3_client(endpoint: S3Endpoint, *, timeout_seconds: float = 10) -> BaseClient:
     """A boto3 client of `endpoint`; the user's AWS files and environment fill in only what it leaves out."""
+    import boto3.session
+    from botocore.config import Config
+
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint.url,
@@ -135,6 +137,8 @@ class SeaweedS3(LocalProcess):
 
     def readiness(self) -> Readiness:
         """Ready when the bucket is there; it is made on the way."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
         admin, pipeline = s3_client(self.admin, timeout_seconds=3), s3_client(self.pipeline, timeout_seconds=3)
         try:
             names = [bucket["Name"] for bucket in admin.list_buckets()["Buckets"]]  # type: ignore[attr-defined]
