@@ -258,7 +258,7 @@ class Session:
             return False
         lines = [line for line in status.failure.splitlines() if line.strip()]
         causes = [line for line in lines if line.startswith("Caused by:")]
-        why = (causes or lines)[-1][:300]
+        why = (causes[-1] if causes else lines[0])[:300]  # without a cause the first line says it
         self._interventions.append(f"a task of `{name}` had failed for good and was restarted: {why}")
         client.restart(name, only_failed=True)
         return True
