@@ -275,6 +275,7 @@ class HalfOpen(LinkFault):
     needs: ClassVar[str] = "links with proxies, and servers that can be restarted: a local stack, `up --proxied`"
 
     _WHILE: ClassVar[int] = 24 * 3600 * 1000
+    # Below, `LinkFault` by name: super() doesn't know a class that was made anew for its slots.
 
     def supports(self, stack: Stack) -> str | None:
         reason = unlinked(stack)
@@ -282,6 +283,9 @@ class HalfOpen(LinkFault):
             return reason
         unmanaged = [name for name in check_link(stack, self.link).servers if name not in stack.components]
         return f"`{unmanaged[0]}` can't be restarted here" if unmanaged else None
+
+    def resolve(self, stack: Stack) -> Trace:
+        return {**LinkFault.resolve(self, stack), "servers": list(check_link(stack, self.link).servers)}
 
     def toxics(self) -> Sequence[tuple[str, Stream, dict[str, int]]]:
         return [("slow_close", stream, {"delay": self._WHILE}) for stream in _BOTH]
@@ -307,7 +311,7 @@ class HalfOpen(LinkFault):
     def recover(self, stack: Stack, trace: Trace) -> None:
         for server in stack.links[self.link].servers:
             stack.components[server].start()
-        LinkFault.recover(self, stack, trace)  # super() doesn't know a class that slots made anew
+        LinkFault.recover(self, stack, trace)
 
     def take_off(self, link: Link, trace: Trace) -> None:
         # Those that are half open hold on: no toxic closes them. A cut does; and without connections toxiproxy does not
