@@ -27,6 +27,9 @@ from cdcpipe.verify import Verdict
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cdcpipe")
     group.addoption("--minutes", dest="chaos_minutes", type=float, help="how long each load lasts, instead of its own")
+    group.addoption(
+        "--rate", dest="chaos_rate", type=float, help="no more events/s than this, on a machine that is busy"
+    )
     # The plugin's own options; where it isn't installed, the scenarios still have a seed and a target.
     with contextlib.suppress(ValueError):
         group.addoption("--seed", dest="cdcpipe_seed", type=int, default=7, help="seed of load and schedule (7)")
@@ -43,17 +46,23 @@ def pytest_configure(config: pytest.Config) -> None:
 class Chaos:
     """Runs plans. `chaos("worker_kill")` runs a scenario and demands that it passed; `chaos.run(plan)` only runs."""
 
-    def __init__(self, settings: Settings, *, target: str, seed: int, seconds: float | None) -> None:
+    def __init__(
+        self, settings: Settings, *, target: str, seed: int, seconds: float | None, rate: float | None
+    ) -> None:
         self.target = target
         self.seed = seed
         self.seconds = seconds
+        self.rate = rate
         self._settings = settings
         self._stack: Breakable | None = None
         self._shape: tuple[object, ...] = ()
 
     def __call__(self, scenario: str, **changes: Any) -> ChaosResult:
         """Run a scenario; fails with the verdict's sentence and the line that replays it."""
-        result = self.run(scenario_plan(scenario, seed=self.seed, seconds=self.seconds, **changes))
+        plan = scenario_plan(scenario, seed=self.seed, seconds=self.seconds, **changes)
+        if self.rate is not None and plan.rate > self.rate:
+            plan = scenario_plan(scenario, seed=self.seed, seconds=self.seconds, **{**changes, "rate": self.rate})
+        result = self.run(plan)
         assert result.verdict is Verdict.PASS, f"{result.sentence()}\nreport: {result.run}/report.html\n{result.replay}"
         return result
 
@@ -116,6 +125,7 @@ def chaos_session(pytestconfig: pytest.Config) -> Iterator[Chaos]:
         target=target,
         seed=pytestconfig.getoption("cdcpipe_seed"),
         seconds=None if minutes is None else minutes * 60,
+        rate=pytestconfig.getoption("chaos_rate"),
     )
     try:
         yield session

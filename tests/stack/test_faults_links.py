@@ -273,6 +273,13 @@ def test_what_a_dead_run_left_on_a_link_is_taken_off_it(linked: Linked, journal:
     assert (link.toxics(), link.is_cut(), _well(linked)) == ([], False, True)
 
 
+def test_a_toxiproxy_that_hangs_while_it_heals_is_started_anew(linked: Linked, journal: Journal) -> None:
+    with Cut("client-echo").applied(linked, journal):
+        linked.toxiproxy.pause()
+    assert (linked.links["client-echo"].toxics(), journal.open()) == ([], [])
+    assert _well(linked)
+
+
 def test_two_faults_on_one_link_do_not_undo_each_other(linked: Linked, journal: Journal) -> None:
     with Latency("client-echo", milliseconds=1).applied(linked, journal):
         with Latency("client-echo", milliseconds=300).applied(linked, journal):

@@ -103,6 +103,17 @@ class TestEachAnomalyIsSeenUnderItsName:
         samples[n + 1] = replace(samples[n + 1], slot=replace(slot, restart_lsn=5))
         assert failed(samples[: n + 2]) == {"slot-loss"}
 
+    def test_slot_that_was_made_again_further_on_between_two_samples(self, seed: int) -> None:
+        samples, n = self.at(seed)
+        slot, wal = samples[n].slot, samples[n].wal_lsn
+        assert slot is not None
+        assert wal is not None
+        again = replace(slot, restart_lsn=wal + 100, confirmed_flush_lsn=wal + 200)
+        later = [replace(samples[n], at=float(n + step), slot=again, wal_lsn=wal + 300) for step in range(1, 4)]
+        watch = Watch(bounds=BOUNDS).feed_all(samples[: n + 1] + later)
+        lost = next(each for each in watch.results() if each.name == "slot-loss")
+        assert (lost.verdict, lost.found) == (Verdict.FAIL, 1)
+
     def test_slot_that_holds_too_much_wal(self, seed: int) -> None:
         samples, n = self.at(seed)
         slot = samples[n].slot

@@ -39,7 +39,8 @@ class ChaosPlan:
     - `brokers`, `proxied`, `versions`: the stack; `proxied` routes its connections through proxies, so that they can be
       cut. `bug` misconfigures it (see `chaos.bugs`).
     - `snapshot`: the load's rows are there before the source is, which then reads them; faults are keyed on `logged`.
-    - `level`, `resnapshots`: what is judged. `drain_seconds` bounds the wait until all is archived.
+    - `level`, `resnapshots`: what is judged. `drain_seconds` bounds the wait until all is archived; while
+      records still come out it may take two and a half times that.
     """
 
     name: str = "random"

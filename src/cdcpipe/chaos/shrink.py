@@ -84,13 +84,18 @@ def shrink_run(plan: ChaosPlan, settings: Settings, *, runs: int, listener: List
     if not wanted:
         return Shrunk(plan, (), 1, len(steps))
 
+    shown = tuple(sorted(wanted))
+
     def fails(ids: Sequence[str]) -> bool:
+        nonlocal shown
         gone = [step.id for step in steps if step.id not in ids]
         smaller = replace(plan, schedule=plan.schedule.without(gone))
         listener(Notice(f"trying {len(ids)} of {len(steps)} faults: {', '.join(ids) or 'none'}"))
         found = run_chaos(smaller, settings, listener=listener)
-        return bool(wanted & set(found.anomalies))
+        if again := wanted & set(found.anomalies):
+            shown = tuple(sorted(again))  # what fails becomes the new whole, so the last one is the answer's
+        return bool(again)
 
     ids, calls = minimize([step.id for step in steps], fails, tries=runs - 1)
     gone = [step.id for step in steps if step.id not in ids]
-    return Shrunk(replace(plan, schedule=plan.schedule.without(gone)), tuple(sorted(wanted)), calls + 1, len(steps))
+    return Shrunk(replace(plan, schedule=plan.schedule.without(gone)), shown, calls + 1, len(steps))

@@ -158,10 +158,12 @@ class SlotLoss:
     name: str = "slot-loss"
     claim: str = "The source's slot is there, is the same slot, and still has its WAL."
     not_proven: str = (
-        "That a slot which was dropped and made again between two samples at the same position was the same."
+        "That a slot which was dropped and made again between two samples was the same, if it begins no later than "
+        "what the source has stored."
     )
     looked_at: int = 0
     _last: SlotState | None = None
+    _beyond: bool = False
 
     def feed(self, sample: Sample) -> str | None:
         slot = sample.slot
@@ -183,7 +185,19 @@ class SlotLoss:
             before, now = getattr(last, what), getattr(slot, what)
             if before is not None and now is not None and now < before:
                 return f"slot {slot.name}: {what} went from {format_lsn(before)} to {format_lsn(now)}"
-        return None
+        return self._made_further_on(slot, sample.source_lsn)
+
+    def _made_further_on(self, slot: SlotState, stored: int | None) -> str | None:
+        """A slot that was gone for no longer than two samples are apart is told by where it begins."""
+        if slot.restart_lsn is None or stored is None:
+            return None
+        told, self._beyond = self._beyond, slot.restart_lsn > stored
+        if told or not self._beyond:
+            return None
+        return (
+            f"slot {slot.name} was made again or moved: it begins at {format_lsn(slot.restart_lsn)}, beyond the "
+            f"durable offset {format_lsn(stored)}; what was committed in between is lost"
+        )
 
 
 @dataclass(slots=True)
