@@ -24,6 +24,7 @@ endif
 
 lock: ## make requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock --no-header --upgrade
+	uv pip compile -q --extra observe --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url --no-header -c requirements.lock pyproject.toml -o deploy/kind/images/monitor/packages.lock
 
 demo: venv ## run the whole pipeline on this machine and judge it
 	$(VENV)/bin/cdcpipe demo

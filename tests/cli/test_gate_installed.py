@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stack.describing import described
 
+from cdcpipe.stack.describe import settings_toml
 from cdcpipe.stack.local.stack import LocalStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
@@ -84,7 +84,7 @@ def test_the_load_is_judged_without_what_was_archived_before_it(
     stack: LocalStack, installed: Path, tmp_path: Path
 ) -> None:
     load = "\n[conformance]\nrate = 400\nseconds = 10\nwarm_up = 5\n"
-    (tmp_path / "cdcpipe.toml").write_text(described(stack) + load, encoding="utf-8")
+    (tmp_path / "cdcpipe.toml").write_text(settings_toml(stack.endpoints, stack.settings.slot) + load, encoding="utf-8")
     asked = ("R1.3", "R1.4", "R2.5", "R3.1", "R3.2", "R3.3")
     matrix = gate(installed, tmp_path, "--target", "existing", *(part for id_ in asked for part in ("--only", id_)))
     told = {row["id"]: f"{row['verdict']}: {row['reason']}" for row in matrix["rows"] if row["id"] in asked}
@@ -99,7 +99,7 @@ def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
 
     control = tmp_path / "control.py"
     control.write_text(CONTROL.format(folder=str(stack.folder)), encoding="utf-8")
-    settings = described(stack)
+    settings = settings_toml(stack.endpoints, stack.settings.slot)
     for name in stack.components:
         settings += f"\n[endpoints.components.{name}]\n"
         for verb in ("kill", "start", "stop", "pause", "resume", "ready", "memory", "cpu", "log"):

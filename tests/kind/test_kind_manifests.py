@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from cdcpipe.errors import UsageError
+from cdcpipe.settings import load_settings
+from cdcpipe.stack.existing import endpoints_of
 from cdcpipe.stack.kind.kube import quantity_bytes
+from cdcpipe.stack.kind.monitoring import write_files
 from cdcpipe.stack.kind.plan import (
     PORTS,
     KindPlan,
@@ -127,7 +131,8 @@ def test_every_set_has_a_disruption_budget_and_is_selected_by_a_network_policy(o
     assert sorted(nothing[0]["policyTypes"]) == ["Egress", "Ingress"]
     assert "ingress" not in nothing[0]
     for name, _, _ in _pods(overlay):
-        assert name in budgets or name == "toxiproxy", name
+        # What watches, and what breaks on purpose, may go at any time.
+        assert name in budgets or name in ("toxiproxy", "monitor", "prometheus", "alertmanager"), name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -156,6 +161,36 @@ def test_the_committed_worker_properties_are_what_the_pipeline_says(tmp_path: Pa
             f"{committed} is not what the pipeline's settings give now: run "
             "`python -c 'from cdcpipe.stack.kind.plan import *; write_worker_properties()'`"
         )
+
+
+def test_the_committed_files_of_monitoring_are_what_the_code_says(tmp_path: Path) -> None:
+    for path in write_files(tmp_path):
+        committed = KIND / "components" / "monitoring" / path.name
+        assert committed.read_text() == path.read_text(), (
+            f"{committed} is not what it should be now: run "
+            "`python -c 'from cdcpipe.stack.kind.monitoring import *; write_files()'`"
+        )
+
+
+def test_the_monitors_settings_are_read_as_those_of_a_pipeline_in_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = Credentials.new()
+    text = secrets_of(KindPlan(brokers=3, chaos=True, monitoring=True), credentials)["monitor"]["cdcpipe.toml"]
+    (tmp_path / "cdcpipe.toml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings()
+    assert settings.endpoints is not None
+    endpoints = endpoints_of(settings.endpoints)
+    assert endpoints.postgres.host == "postgres"  # not toxiproxy: a link that is cut isn't the monitor's
+    assert endpoints.connect_url == "http://connect:8083"
+    assert endpoints.postgres.roles["witness"].password == credentials.roles["witness"].password
+    assert set(settings.monitor.metrics) == {"kafka-1", "kafka-2", "kafka-3", "connect", "registry", "s3"}
+
+
+def test_a_monitor_in_the_cluster_is_refused_where_it_could_not_read_the_archive() -> None:
+    with pytest.raises(UsageError, match="no right to read a bucket of AWS"):
+        KindPlan(monitoring=True, bucket="lake", role_arn="arn:aws:iam::000000000000:role/sink")
 
 
 @pytest.mark.parametrize(("place", "brokers"), [("base/config", 1), ("components/brokers-3", 3)])

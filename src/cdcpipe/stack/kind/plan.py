@@ -16,6 +16,7 @@ from cdcpipe.errors import StackError, UsageError
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, Role, S3Endpoint, Secret
 from cdcpipe.stack.kind.cluster import Cluster, scratch_folder
 from cdcpipe.stack.kind.images import Image
+from cdcpipe.stack.kind.monitoring import monitor_settings, write_files
 from cdcpipe.stack.kind.tools import deploy_folder
 from cdcpipe.stack.local.state import Credentials
 from cdcpipe.stack.pipeline import PipelineSettings, SecretPlaces, secret_values, worker
@@ -44,6 +45,7 @@ class KindPlan:
 
     brokers: int = 1
     chaos: bool = False
+    monitoring: bool = False
     bucket: str = "lake"
     region: str = "us-east-1"
     role_arn: str | None = None
@@ -52,6 +54,11 @@ class KindPlan:
     def __post_init__(self) -> None:
         if self.brokers not in (1, 3):
             raise UsageError(f"a stack has 1 or 3 brokers, not {self.brokers}")
+        if self.monitoring and not self.s3_local:
+            raise UsageError(
+                "in the cluster, `cdcpipe monitor` has no right to read a bucket of AWS",
+                hint="run it with an identity that has: `cdcpipe monitor --target kind` on this machine",
+            )
 
     @property
     def s3_local(self) -> bool:
@@ -162,6 +169,11 @@ def secrets_of(plan: KindPlan, credentials: Credentials) -> dict[str, dict[str, 
             if plan.s3_local or not name.startswith("s3_")
         },
     }
+    if plan.monitoring:
+        directly = replace(plan, chaos=False).inside(credentials)  # a link that is cut isn't the monitor's
+        inside = replace(directly, connect_url="http://connect:8083")
+        text = monitor_settings(inside, plan.settings.slot, plan.brokers)
+        found["monitor"] = {"cdcpipe.toml": text}
     if plan.s3_local:
         found["s3-identities"] = {"s3.json": _identities(plan, credentials)}
     return found
@@ -203,6 +215,7 @@ def components_of(plan: KindPlan) -> list[str]:
         "s3-local" if plan.s3_local else "s3-aws",
         *(["brokers-3"] if plan.brokers == 3 else []),
         *(["chaos"] if plan.chaos else []),
+        *(["monitoring"] if plan.monitoring else []),
     ]
 
 
@@ -213,6 +226,8 @@ def manifests(cluster: Cluster, plan: KindPlan, images: Sequence[Image]) -> list
         # Fresh, so that the worker always is what the pipeline's settings say.
         properties = worker_config(plan).to_properties()
         (folder / "worker.properties").write_text(properties, encoding="ascii", newline="\n")
+        if plan.monitoring:
+            write_files(folder / "kind" / "components" / "monitoring", brokers=plan.brokers)
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",

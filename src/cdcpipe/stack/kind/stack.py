@@ -172,13 +172,21 @@ class KindStack:
 
     # Up and down ----------------------------------------------------------------------------------
 
-    def build(self, *, force: bool = False, chaos: bool = False) -> list[Image]:
-        """Build the images that aren't there; toxiproxy's only with `chaos`."""
-        return Images(self._store, base=self._base, chaos=chaos, listener=self._listener).build(force=force)
+    def build(self, plan: KindPlan | None = None) -> list[Image]:
+        """Build the images of `plan` that aren't there."""
+        chosen = plan or KindPlan()
+        images = Images(
+            self._store,
+            base=self._base,
+            chaos=chosen.chaos,
+            monitoring=chosen.monitoring,
+            listener=self._listener,
+        )
+        return images.build()
 
     def load(self) -> list[str]:
         """Build what isn't there and load what the node lacks; give the names of what was loaded."""
-        images = self.build()
+        images = self.build(self._known_plan())
         if not self.cluster.exists():
             raise StackNotRunning(f"there is no cluster `{self.cluster.name}`", hint="`cdcpipe kind up` makes one")
         return self.cluster.load([image.name for image in images])
@@ -189,8 +197,8 @@ class KindStack:
             tool(name)
         with self._exclusive():
             with ThreadPoolExecutor(2) as pool:
-                chaos = (plan is not None and plan.chaos) or (plan is None and self._known_chaos())
-                building = pool.submit(self._phase, "images", "building images", partial(self.build, chaos=chaos))
+                wanted = plan or self._known_plan()
+                building = pool.submit(self._phase, "images", "building images", partial(self.build, wanted))
                 self._phase("cluster", "making the cluster", self._make_cluster)
                 images = building.result()
             self._phase("load", "loading images into the cluster", lambda: self.cluster.load([i.name for i in images]))
@@ -225,11 +233,11 @@ class KindStack:
             for name in ("plan", "_credentials", "components", "links"):
                 self.__dict__.pop(name, None)
 
-    def _known_chaos(self) -> bool:
+    def _known_plan(self) -> KindPlan | None:
         try:
-            return self.cluster.running() and self.plan.chaos
+            return self.plan if self.cluster.running() else None
         except StackError:
-            return False
+            return None
 
     def close(self) -> None:
         """Close the connections to the API server; the next question opens new ones."""
@@ -302,7 +310,7 @@ class KindStack:
             if item["kind"] in ("StatefulSet", "Deployment"):
                 version = next((i.version for i in images if i.component == item["metadata"]["name"]), "")
                 item["metadata"].setdefault("annotations", {})["cdcpipe.dev/version"] = version
-        later = {("StatefulSet", "registry"), ("StatefulSet", "connect")}
+        later = {("StatefulSet", "registry"), ("StatefulSet", "connect"), ("Deployment", "monitor")}
         first = [item for item in objects if (item["kind"], item["metadata"]["name"]) not in later]
         self._apply([*first, self.plan.to_config_map()])
         early = {"postgres", "kafka"} | ({"s3"} if self.plan.s3_local else set())

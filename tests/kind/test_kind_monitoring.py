@@ -1,0 +1,75 @@
+"""Prometheus, Alertmanager and `cdcpipe monitor` in the cluster, beside the pipeline that they watch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from tests.kind.conftest import watchers_lack
+
+from cdcpipe.errors import EvidenceError
+from cdcpipe.stack.component import wait_until
+from cdcpipe.stack.deploy import await_flow
+from cdcpipe.stack.kind.plan import PORTS
+from cdcpipe.stack.kind.stack import KindStack
+
+pytestmark = [pytest.mark.kind, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def watched(kind_stack: KindStack) -> KindStack:
+    if not kind_stack.plan.monitoring:
+        pytest.skip(watchers_lack() or "the cluster that is here was brought up without `--monitoring`")
+    return kind_stack
+
+
+def _query(expression: str) -> list[dict[str, Any]]:
+    url = f"http://127.0.0.1:{PORTS['prometheus']}/api/v1/query"
+    answer = httpx2.get(url, params={"query": expression}, timeout=10, trust_env=False)
+    found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+    return found
+
+
+def _await(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    wait_until(condition, what=what, timeout_seconds=seconds, interval_seconds=1, error=EvidenceError)
+
+
+def _alerts(stack: KindStack) -> set[tuple[str, str]]:
+    """What Alertmanager has: name and component."""
+    path = "/api/v1/namespaces/cdcpipe/services/alertmanager:9093/proxy/api/v2/alerts"
+    labels = [
+        each["labels"] for each in json.loads(stack.cluster.kubectl("get", "--raw", path, what="asking for alerts"))
+    ]
+    return {(each["alertname"], each.get("component", "")) for each in labels}
+
+
+def test_every_server_is_scraped_and_the_probes_lag_is_known(watched: KindStack) -> None:
+    await_flow(watched.endpoints, archive=True, timeout_seconds=180)
+    wanted = {"", *watched.components}
+
+    def scraped() -> bool:
+        return {each["metric"].get("component", "") for each in _query("up == 1")} == wanted
+
+    _await(scraped, "every target scraped", 120)
+    _await(
+        lambda: len(_query('cdcpipe_probe_duration_seconds_count{hop="archive"} > 0')) == 1,
+        "a probe row in the archive, as the monitor in the cluster sees it",
+        120,
+    )
+
+
+def test_a_killed_worker_is_told_to_alertmanager_and_taken_back(watched: KindStack) -> None:
+    connect = watched.components["connect"]
+    down = ("ComponentDown", "connect")
+    assert down not in _alerts(watched)
+    connect.kill()
+    try:
+        _await(lambda: down in _alerts(watched), "the alert that Connect is down", 90)
+    finally:
+        connect.start()
+        connect.await_ready(timeout_seconds=180)
+    _await(lambda: down not in _alerts(watched), "the end of the alert", 120)
+    await_flow(watched.endpoints, archive=True, timeout_seconds=180)
