@@ -148,7 +148,7 @@ def one_partition(stack: LocalStack) -> Iterator[None]:
 
     endpoints = stack.endpoints
     admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
-    topics = [NewTopic(f"{endpoints.topic_prefix}.{table}", 1, 1) for table in Shop.TABLES]
+    topics = [NewTopic(endpoints.topic_of(table), 1, 1) for table in Shop.TABLES]
     for future in admin.create_topics(topics, operation_timeout=30).values():
         future.result()
     await_flow(endpoints, archive=True, timeout_seconds=120)

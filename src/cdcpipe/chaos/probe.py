@@ -52,7 +52,7 @@ class Prober:
     def __init__(self, endpoints: Endpoints, *, await_first: bool = True) -> None:
         self._await_first = await_first
         self._endpoints = endpoints
-        self._topic = f"{endpoints.topic_prefix}.{WATERMARK_TABLE}"
+        self._topic = endpoints.topic_of(WATERMARK_TABLE)
         self._stop = threading.Event()
         self._sent: dict[int, float] = {}
         self._schemas: dict[int, Any] = {}

@@ -80,7 +80,7 @@ class Session:
         self._run = run
         self._listener = listener
         self._endpoints = stack.endpoints
-        self._topics = tuple(f"{self._endpoints.topic_prefix}.{table}" for table in load.TABLES)
+        self._topics = tuple(self._endpoints.topic_of(table) for table in load.TABLES)
         self._faults: IO[str] = (run / "faults.jsonl").open("w", encoding="utf-8")
         self._journal = Journal.of_folder(stack.folder)
         self._conductor = Conductor(plan.schedule, stack, self._journal, skipped=skipped, tell=self._told)

@@ -108,7 +108,7 @@ class Pipeline:
 
     def topic_of(self, table: str) -> str:
         """The topic of `schema.table`."""
-        return f"{self.endpoints.topic_prefix}.{table}"
+        return self.endpoints.topic_of(table)
 
     # What tests make ------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Sampler:
         self._tap = tap
         self._listener = listener
         self._events = events
-        self._topics = tuple(f"{stack.endpoints.topic_prefix}.{table}" for table in tables)
+        self._topics = tuple(stack.endpoints.topic_of(table) for table in tables)
         self._cpu_begin = self._cpu()
         self.samples: list[Sample] = []
         self.latencies: list[float] = []

@@ -258,7 +258,7 @@ class Kafka:
                 "log_level": 0,
             }
         )
-        self._prefixes = tuple(f"{endpoints.topic_prefix}.{schema}." for schema in endpoints.captured_schemas)
+        self._prefixes = endpoints.change_topic_prefixes
         self._topics: tuple[float, dict[str, list[int]]] = (-math.inf, {})
 
     @property

@@ -124,7 +124,7 @@ class Probe:
         self._track = track
         self._every = every_seconds
         self._sink = sink
-        self._topic = f"{endpoints.topic_prefix}.{WATERMARK_TABLE}"
+        self._topic = endpoints.topic_of(WATERMARK_TABLE)
         self._due = 0.0
         self._postgres: psycopg.Connection[tuple[int]] | None = None
         self._consumer: Consumer | None = None

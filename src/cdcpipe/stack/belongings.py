@@ -26,7 +26,7 @@ def remove_tables(endpoints: Endpoints, tables: Iterable[str]) -> None:
     error of the first server that refuses, after all were asked.
     """
     names = list(tables)
-    topics = [f"{endpoints.topic_prefix}.{name}" for name in names]
+    topics = [endpoints.topic_of(name) for name in names]
     errors: list[CdcpipeError] = []
     steps: tuple[tuple[Callable[[Endpoints, list[str]], None], list[str]], ...] = (
         (_drop, names),

@@ -30,7 +30,7 @@ def ensure_topics(endpoints: Endpoints, settings: PipelineSettings, tables: tupl
     """Make the pipeline's topics that aren't there, and those of `tables` (`schema.table`). Raises `KafkaError`."""
     wanted = [
         *static_topics(endpoints, settings),
-        *(topic_for_changes(f"{endpoints.topic_prefix}.{table}", settings) for table in tables),
+        *(topic_for_changes(endpoints.topic_of(table), settings) for table in tables),
     ]
     admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
     try:
@@ -104,7 +104,7 @@ def await_flow(endpoints: Endpoints, *, archive: bool, timeout_seconds: float = 
 
     A task that says RUNNING may still not read; a row that came through is proof.
     """
-    topic = f"{endpoints.topic_prefix}.{WATERMARK_TABLE}"
+    topic = endpoints.topic_of(WATERMARK_TABLE)
     consumer = Consumer(
         {
             "bootstrap.servers": endpoints.bootstrap_servers,

@@ -107,3 +107,16 @@ class Endpoints:
     transaction_topic: str
     captured_schemas: tuple[str, ...] = ("public", WATERMARK_SCHEMA)
     archive_prefix: str = "topics/"
+
+    def topic_of(self, table: str) -> str:
+        """The topic of the changes of `schema.table`."""
+        return f"{self.topic_prefix}.{table}"
+
+    def table_of(self, topic: str) -> str:
+        """The `schema.table` whose changes are in `topic`."""
+        return topic.removeprefix(f"{self.topic_prefix}.")
+
+    @property
+    def change_topic_prefixes(self) -> tuple[str, ...]:
+        """How the topics of captured tables begin, for `str.startswith`: one for each captured schema."""
+        return tuple(f"{self.topic_prefix}.{schema}." for schema in self.captured_schemas)

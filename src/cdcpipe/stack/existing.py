@@ -219,7 +219,7 @@ class ExistingStack:
 
     def _examine_kafka(self) -> list[str]:
         known = self._admin().list_topics(timeout=_SECONDS).topics
-        wanted = f"{self.endpoints.topic_prefix}.{WATERMARK_TABLE}"
+        wanted = self.endpoints.topic_of(WATERMARK_TABLE)
         findings = (
             []
             if any(name.startswith(f"{self.endpoints.topic_prefix}.") for name in known)

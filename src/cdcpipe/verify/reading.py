@@ -49,7 +49,7 @@ class Captured:
             captured = (name for name in catalogue.tables if name.partition(".")[0] in endpoints.captured_schemas)
             tables = sorted({*captured, WATERMARK_TABLE})
         tables, known = tuple(tables), set(captured_topics(endpoints))
-        topics = {table: f"{endpoints.topic_prefix}.{table}" for table in tables}
+        topics = {table: endpoints.topic_of(table) for table in tables}
         topics = {table: topic for table, topic in topics.items() if topic in known}
         return cls(endpoints, catalogue, tables, topics, modes)
 

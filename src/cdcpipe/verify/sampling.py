@@ -185,8 +185,7 @@ class Sampler:
         return self._member
 
     def _group_offsets(self) -> dict[Place, int]:
-        asking, prefix = self._asking(), self._endpoints.topic_prefix
-        prefixes = tuple(f"{prefix}.{schema}." for schema in self._endpoints.captured_schemas)
+        asking, prefixes = self._asking(), self._endpoints.change_topic_prefixes
         places = [
             TopicPartition(name, number)
             for name, topic in asking.list_topics(timeout=self._timeout).topics.items()

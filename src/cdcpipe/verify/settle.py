@@ -140,7 +140,7 @@ def captured_topics(endpoints: Endpoints) -> list[str]:
         raise KafkaError(f"the topics can't be listed: {error.args[0].str()}") from error
     finally:
         consumer.close()
-    prefixes = tuple(f"{endpoints.topic_prefix}.{schema}." for schema in endpoints.captured_schemas)
+    prefixes = endpoints.change_topic_prefixes
     return [name for name in known if name.startswith(prefixes)]
 
 
@@ -170,7 +170,7 @@ def _await_source(endpoints: Endpoints, source: str, marker: Marker, deadline: f
 
 def _await_marker_in_log(endpoints: Endpoints, marker: Marker, deadline: float) -> tuple[int, int]:
     """Partition and offset of the marker's record, or of a later one of its key."""
-    topic = f"{endpoints.topic_prefix}.{WATERMARK_TABLE}"
+    topic = endpoints.topic_of(WATERMARK_TABLE)
     what = f"the watermark (token {marker.token}) to come out of topic {topic}"
     consumer = _consumer(endpoints)
     try:
@@ -292,7 +292,7 @@ def _await_files(endpoints: Endpoints, deadline: float) -> None:
     if endpoints.catalog is None:
         # Sinks that write objects themselves commit their offsets after the upload.
         return
-    topic = f"{endpoints.topic_prefix}.{WATERMARK_TABLE}"
+    topic = endpoints.topic_of(WATERMARK_TABLE)
     for _ in range(2):
         marker = mark(endpoints)
         partition, offset = _await_marker_in_log(endpoints, marker, deadline)

@@ -74,7 +74,7 @@ def read_facts(endpoints: Endpoints, *, source: str = SOURCE, sink: str = SINK) 
     Raises the `ServiceError` of the server that fails.
     """
     topics = change_topics(endpoints)
-    names = [topic.removeprefix(f"{endpoints.topic_prefix}.") for topic in topics]
+    names = [endpoints.table_of(topic) for topic in topics]
     columns = _columns(endpoints, names)
     postgres = endpoints.postgres
     tables = tuple(

@@ -65,7 +65,7 @@ def archived_tables(endpoints: Endpoints, settings: QualitySettings) -> list[str
     with closing(open_catalog(endpoints)) as catalog:
         for schema in endpoints.captured_schemas:
             with suppress(NoSuchNamespaceError):
-                found += [f"{schema}.{name[-1]}" for name in catalog.list_tables(f"{endpoints.topic_prefix}.{schema}")]
+                found += [f"{schema}.{name[-1]}" for name in catalog.list_tables(endpoints.topic_of(schema))]
     return sorted(table for table in found if table not in settings.ignore_tables)
 
 

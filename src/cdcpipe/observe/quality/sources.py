@@ -51,7 +51,7 @@ def archive_rows(
     """
     with closing(open_catalog(endpoints)) as catalog:
         try:
-            iceberg = catalog.load_table(f"{endpoints.topic_prefix}.{table}")
+            iceberg = catalog.load_table(endpoints.topic_of(table))
         except (NoSuchTableError, NoSuchNamespaceError):
             yield None
             return
@@ -87,7 +87,7 @@ def stream_rows(
     unreadable: list[str] | None = None,
 ) -> Iterator[str | None]:
     """The same of the log: records from `begin` (default: all that the topic holds), `records_max` at most."""
-    topic = f"{endpoints.topic_prefix}.{table}"
+    topic = endpoints.topic_of(table)
     parts: dict[str, list[pa.Table]] = {}
     count = 0
     for batch in decoded(

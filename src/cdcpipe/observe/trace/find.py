@@ -53,7 +53,7 @@ def trace(endpoints: Endpoints, subject: str) -> Trace:
 def trace_key(endpoints: Endpoints, table: str, key: str) -> Trace:
     """Every change of the row of `table` with `key`: its value, or `column=value,...` where it has several columns."""
     wanted = _parse_key(key, primary_key(endpoints, table), table)
-    topic = f"{endpoints.topic_prefix}.{table}"
+    topic = endpoints.topic_of(table)
     notes: list[str] = []
     with closing(Archive(endpoints)) as archive:
         iceberg = archive.table(topic)
@@ -155,7 +155,7 @@ def trace_transaction(endpoints: Endpoints, xid: int) -> Trace:
     notes: list[str] = []
     number = xid & 0xFFFFFFFF  # Debezium has the 32 bits of the WAL
     topics = change_topics(endpoints)
-    keys = {topic: primary_key(endpoints, topic.removeprefix(f"{endpoints.topic_prefix}.")) for topic in topics}
+    keys = {topic: primary_key(endpoints, endpoints.table_of(topic)) for topic in topics}
     row_filter = _equal("source.txId", number)
 
     def hits(rows: pa.Table) -> Any:
@@ -192,7 +192,7 @@ def change_topics(endpoints: Endpoints) -> list[str]:
         raise KafkaError(f"the brokers don't answer: {error.args[0].str()}") from error
     finally:
         consumer.close()
-    prefixes = tuple(f"{endpoints.topic_prefix}.{schema}." for schema in endpoints.captured_schemas)
+    prefixes = endpoints.change_topic_prefixes
     return sorted(topic for topic in known if topic.startswith(prefixes))
 
 
@@ -366,7 +366,7 @@ def _held(archive: Archive, file: ArchiveFile, topic: str, endpoints: Endpoints,
     produced = _ends(rows["event_time"])
     return ObjectTrace(
         name=file.path,
-        table=topic.removeprefix(f"{endpoints.topic_prefix}."),
+        table=endpoints.table_of(topic),
         bytes=file.bytes,
         rows=rows.num_rows,
         ranges=tuple(sorted(ranges, key=lambda each: (each.topic, each.partition))),
