@@ -3,16 +3,14 @@ pipeline that was started by hand and that it knows only by its endpoints and by
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import sysconfig
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.gating import gate
 
 from cdcpipe.stack.describe import settings_toml
 from cdcpipe.stack.local.stack import LocalStack
@@ -86,9 +84,9 @@ def test_the_load_is_judged_without_what_was_archived_before_it(
     load = "\n[conformance]\nrate = 400\nseconds = 10\nwarm_up = 5\n"
     (tmp_path / "cdcpipe.toml").write_text(settings_toml(stack.endpoints, stack.settings.slot) + load, encoding="utf-8")
     asked = ("R1.3", "R1.4", "R2.5", "R3.1", "R3.2", "R3.3")
-    matrix = gate(installed, tmp_path, "--target", "existing", *(part for id_ in asked for part in ("--only", id_)))
-    told = {row["id"]: f"{row['verdict']}: {row['reason']}" for row in matrix["rows"] if row["id"] in asked}
-    assert told == dict.fromkeys(asked, "pass: ")
+    only = (part for id_ in asked for part in ("--only", id_))
+    matrix = gate([str(installed / "cdcpipe")], tmp_path, "--target", "existing", *only)
+    assert {id_: matrix.told[id_] for id_ in asked} == dict.fromkeys(asked, "pass: ")
 
 
 @pytest.mark.slow
@@ -110,35 +108,15 @@ def test_an_existing_pipeline_is_judged_as_a_new_one_is_and_nothing_is_left(
     (folder / "cdcpipe.toml").write_text(textwrap.dedent(settings), encoding="utf-8")
     before = traces(stack.endpoints, "")
 
-    matrix = gate(installed, folder, "--target", "existing", "--allow-faults")
-    verdicts = {row["id"]: row["verdict"] for row in matrix["rows"]}
-    told = {row["id"]: f"{row['verdict']}: {row['reason']}" for row in matrix["rows"]}
+    matrix = gate([str(installed / "cdcpipe")], folder, "--target", "existing", "--allow-faults")
     # At this rate the first two can't be shown. The others need what no endpoint gives: a worker that is started with
     # another trust store, and the servers' own logs.
     unsure = {"R2.1", "R2.2", "R7.2", "R7.5"}
-    assert {
-        id_: told[id_] for id_, verdict in verdicts.items() if verdict == "inconclusive" and id_ not in unsure
-    } == {}
-    assert {id_: told[id_] for id_, verdict in verdicts.items() if verdict in ("fail", "not run")} == {}
-    assert sum(verdict == "pass" for verdict in verdicts.values()) >= 23
-    assert matrix["exit_code"] == 3
+    assert {id_: text for id_, text in matrix.of("inconclusive").items() if id_ not in unsure} == {}
+    assert matrix.of("fail", "not run") == {}
+    assert len(matrix.of("pass")) >= 23
+    assert matrix.exit_code == 3
 
     after = traces(stack.endpoints, "")
     for what in ("tables", "types", "slots", "topics", "archive tables"):
         assert after.get(what) == before.get(what), what
-
-
-def gate(installed: Path, folder: Path, *options: str) -> dict[str, Any]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CDCPIPE_", "PYTEST_"))}
-    done = subprocess.run(
-        [str(installed / "cdcpipe"), "gate", "--json", *options],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        check=False,
-        timeout=1400,
-    )
-    assert done.stdout, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found

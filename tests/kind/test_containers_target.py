@@ -6,13 +6,12 @@ they read from environment, command and mounts. What is not shown there is that 
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.gating import gate
 from tests.kind.conftest import engine_lacks
 
 from cdcpipe.settings import load_settings
@@ -44,22 +43,12 @@ def test_the_gate_judges_a_pipeline_in_containers(settings: str, tmp_path: Path)
     load = "\n[conformance]\nrate = 400\nseconds = 20\nwarm_up = 0\n"
     (tmp_path / "cdcpipe.toml").write_text(settings + load, encoding="utf-8")
     # The helper that removes what a killed test leaves is an image of its own, which can't be had here either.
-    environment = {**os.environ, "TESTCONTAINERS_RYUK_DISABLED": "true"}
-    done = subprocess.run(
-        [sys.executable, "-m", "cdcpipe", "gate", "--target", "containers", "--json"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        check=False,
-        timeout=1400,
+    matrix = gate(
+        [sys.executable, "-m", "cdcpipe"], tmp_path, "--target", "containers", TESTCONTAINERS_RYUK_DISABLED="true"
     )
-    assert done.stdout, done.stderr[-4000:]
-    rows = json.loads(done.stdout)["rows"]
-    told = {row["id"]: f"{row['verdict']}: {row['reason']}" for row in rows}
-    assert {id_: reason for id_, reason in told.items() if reason.startswith(("fail", "not run"))} == {}
+    assert matrix.of("fail", "not run") == {}
     # At this rate the first two can't be shown; the audit trail is collected from files that containers don't give.
-    assert {id_ for id_, reason in told.items() if reason.startswith("inconclusive")} <= {"R2.1", "R2.2", "R7.5"}
+    assert set(matrix.of("inconclusive")) <= {"R2.1", "R2.2", "R7.5"}
     left = subprocess.run(
         ["docker", "ps", "--all", "--format", "{{.Image}}"], capture_output=True, text=True, check=True
     ).stdout
