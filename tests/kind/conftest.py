@@ -39,6 +39,11 @@ def _stand_in(name: str, *lines: str, program: str | None = None) -> str:
             if found is None:
                 return f"needs the image {name}, or {program} on the PATH"
             shutil.copy(found, Path(context) / "program")
+            shared = Path("/usr/share/prometheus")  # Debian's programs read templates from there
+            if shared.is_dir():
+                shutil.copytree(shared, Path(context) / "share")
+            else:
+                (Path(context) / "share").mkdir()
         (Path(context) / "Dockerfile").write_text("\n".join((f"FROM {BASE}", *lines, "")), encoding="utf-8")
         build = ["docker", "build", "--quiet", "--tag", name, context]
         done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=300)
@@ -50,12 +55,11 @@ def watchers_lack() -> str:
     """What keeps Prometheus, Alertmanager and the monitor from running in a cluster here; empty when nothing does."""
     install = "RUN apt-get update -q && apt-get install -y -q --no-install-recommends python3"
     prometheus, alertmanager = WATCHERS
-    copy = "COPY program /bin/program"
-    entry = 'ENTRYPOINT ["/bin/program"]'
+    lines = ("COPY program /bin/program", "COPY share /usr/share/prometheus", 'ENTRYPOINT ["/bin/program"]')
     return (
         _stand_in(PYTHON_BASE, install)
-        or _stand_in(prometheus, copy, entry, program="prometheus")
-        or _stand_in(alertmanager, copy, entry, program="prometheus-alertmanager")
+        or _stand_in(prometheus, *lines, program="prometheus")
+        or _stand_in(alertmanager, *lines, program="prometheus-alertmanager")
     )
 
 
