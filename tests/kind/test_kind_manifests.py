@@ -34,6 +34,8 @@ KIND = Path(__file__).parents[2] / "deploy" / "kind"
 OVERLAYS = sorted(path.name for path in (KIND / "overlays").iterdir())
 # Kubernetes itself on a one-node cluster, as measured when nothing else runs.
 CLUSTER_BYTES = 440 << 20
+# What its own pods request, kindnet among them.
+CLUSTER_MILLICORES = 950
 
 
 def _has_kubectl() -> bool:
@@ -98,6 +100,17 @@ def test_all_memory_limits_and_the_cluster_fit_into_4_gb(overlay: str) -> None:
         for container in spec["containers"]
     )
     assert limits + CLUSTER_BYTES <= 4 << 30, f"{(limits + CLUSTER_BYTES) / (1 << 20):.0f} MiB"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_cpu_requests_fit_on_two_cores_beside_the_cluster(overlay: str) -> None:
+    """A pod whose request doesn't fit waits for ever, however idle the node is."""
+    asked = sum(
+        replicas * int(container["resources"]["requests"]["cpu"].removesuffix("m"))
+        for _, spec, replicas in _pods(overlay)
+        for container in spec["containers"]
+    )
+    assert asked + CLUSTER_MILLICORES <= 2000, f"{asked + CLUSTER_MILLICORES}m"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
