@@ -73,23 +73,23 @@ class Chaos:
         bug = None if plan.bug is None else BUGS[plan.bug]
         fresh = plan.snapshot > 0 or (bug is not None and not bug.configured)
         shape = (plan.brokers, plan.proxied, plan.load, tuple(sorted(plan.versions.items())), plan if fresh else None)
-        stack = self._stack
-        if stack is None or fresh or shape != self._shape:
-            self.drop()
-            stack = self._stack = new_stack(self._settings, _tell, self.target)
-            self._shape = shape
-            bring_up(plan, stack)
-        elif bug is not None:
-            apply(bug, local_of(stack))
         well = False
         try:
+            stack = self._stack
+            if stack is None or fresh or shape != self._shape:
+                self.drop()
+                stack = self._stack = new_stack(self._settings, _tell, self.target)
+                self._shape = shape
+                bring_up(plan, stack)
+            elif bug is not None:
+                apply(bug, local_of(stack))
             result = run_chaos(plan, self._settings, stack=stack, listener=_tell)
             well = not fresh and not result.interventions and self._well(result, bug)
             if well and bug is not None:
                 take_out(local_of(stack))
             return result
         finally:
-            if not well:
+            if not well:  # nor is one that did not come up
                 self.drop()
 
     @staticmethod

@@ -77,6 +77,16 @@ def test_a_component_killed_during_up_is_named_with_its_log_and_all_else_is_stop
     assert _left(folder) == []
 
 
+def test_a_version_that_cannot_be_had_leaves_nothing_that_could_not_be_taken_down(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CDCPIPE_MAVEN_MIRROR", (tmp_path / "empty").as_uri())
+    up = _run(folder, "up", "--with", "iceberg=0.0.1")
+    assert (up.returncode, "can't download" in up.stderr, "Traceback" in up.stderr) == (2, True, False), up.stderr
+    down = _run(folder, "down", "--purge", "--yes")
+    assert (down.returncode, folder.exists()) == (0, False), down.stderr
+
+
 def test_what_a_killed_up_left_running_is_ended_by_the_next_down(folder: Path) -> None:
     up = subprocess.Popen(_command(folder, "up"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _await_process(folder, "kafka-1")

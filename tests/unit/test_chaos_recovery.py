@@ -57,6 +57,13 @@ def test_a_pause_that_begins_after_the_next_fault_is_not_this_one() -> None:
     assert felt(arrivals, [], until=1050).flows == pytest.approx(60.1)
 
 
+def test_a_pause_that_the_next_fault_makes_is_not_this_one_though_it_began_with_an_arrival_before() -> None:
+    own = [*steady(980, 1000), *steady(1008, 1020)]
+    found = felt([*own, *(Arrival(n, 1020.0, 1034.0) for n in range(3)), *steady(1034.5, 1100)], [], until=1020.3)
+    assert found.flows == pytest.approx(8.1)
+    assert found.caught_up == 0
+
+
 def test_a_pause_before_the_fault_is_not_its_doing() -> None:
     arrivals = [*steady(950, 960), *steady(990, 1100)]
     assert felt(arrivals, []).flows == 0

@@ -103,7 +103,9 @@ def recovery_of(
     seen = [each.seen for each in arrivals]
     flows = _again(seen, begin, until, _GAP_SECONDS)
     archive = _again(commits, begin, until, 2.2 * commit_seconds)
-    late = [a.seen for a in arrivals if begin - 1 <= a.sent <= until and a.latency_seconds > _LATE_SECONDS]
+    # What was on its way when the next fault began is late by that one's doing.
+    own = [a for a in arrivals if begin - 1 <= a.sent <= until - _GAP_SECONDS]
+    late = [a.seen for a in own if a.latency_seconds > _LATE_SECONDS]
     caught_up = max([0.0, *(at - begin for at in late)]) if flows is not None else None
     return Recovery(
         flows=flows,
@@ -120,19 +122,20 @@ def _since(again: float | None, begin: float, cure: float) -> float | None:
 
 
 def _again(times: Sequence[float], begin: float, until: float, gap_seconds: float) -> float | None:
-    """Seconds after `begin` at which the longest interruption that began before `until` was over.
+    """Seconds after `begin` at which the longest interruption that was there before `until` was over.
 
-    0 when no pause between two `times` exceeded `gap_seconds`; None when nothing came any more.
+    0 when no pause between two `times` exceeded `gap_seconds`; None when nothing came any more. A pause that was still
+    short at `until` is the doing of what began then.
     """
     worst, over = gap_seconds, 0.0
     before = max((at for at in times if at < begin), default=begin)
     for at in [*(at for at in times if at >= begin), math.inf]:
-        if before > until:
+        if until - before <= gap_seconds:
             break
         pause = at - before
         if pause > worst:
             if at == math.inf:
-                return None if until - before > gap_seconds else over
+                return None
             worst, over = pause, at - begin
         before = at
     return over

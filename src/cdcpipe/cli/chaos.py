@@ -118,6 +118,7 @@ def shrink(what: Path, runs: int, as_json: bool) -> None:
     from cdcpipe.settings import load_settings
 
     plan = load_plan(what)
+    _heal_when_ended()
     found = shrink_run(plan, load_settings(), runs=runs, listener=progress(quiet=as_json))
     file = (what if what.is_dir() else what.parent) / "plan.shrunk.json"
     file.write_text(found.plan.dumps(), encoding="utf-8")
@@ -173,7 +174,7 @@ def _execute(plan: ChaosPlan, *, target: str, keep: bool, as_json: bool) -> None
     from cdcpipe.settings import load_settings
 
     listener = progress(quiet=as_json)
-    signal.signal(signal.SIGTERM, _interrupt)  # `timeout` and CI send it: what is broken is healed then too
+    _heal_when_ended()
     if target not in TARGETS and not Path(target).is_dir():
         raise click.UsageError(
             f"`--target {target}`: neither one of {', '.join(TARGETS)} nor the folder of a local stack that is up"
@@ -184,6 +185,11 @@ def _execute(plan: ChaosPlan, *, target: str, keep: bool, as_json: bool) -> None
     else:
         result = run_chaos(plan, settings, stack=open_stack(Path(target), listener), listener=listener)
     _show(result, as_json=as_json)
+
+
+def _heal_when_ended() -> None:
+    """`timeout` and CI send SIGTERM: what is broken is healed then, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(*_: object) -> None:

@@ -274,6 +274,8 @@ class HalfOpen(LinkFault):
 
     needs: ClassVar[str] = "links with proxies, and servers that can be restarted: a local stack, `up --proxied`"
 
+    effect_seconds_max: ClassVar[float] = 120.0  # a server must start
+
     _WHILE: ClassVar[int] = 24 * 3600 * 1000
     # Below, `LinkFault` by name: super() doesn't know a class that was made anew for its slots.
 

@@ -272,12 +272,14 @@ class LocalStack:
                 f"`{self.folder}` has {free / 1024**2:.0f} MB left; a stack needs 2 GB at least",
                 hint="make room, or use a folder on another disk with `--stack`",
             )
-        self._plan = (
-            Plan.new(wanted) if self._plan is None else self._plan.changed(wanted, running=bool(self.running()))
-        )
+        plan = Plan.new(wanted) if self._plan is None else self._plan.changed(wanted, running=bool(self.running()))
+        # First of all: a stack whose versions can't be had could not even be taken down.
+        bundles = self._store.select(dict(plan.versions))
+        self._plan = plan
         self._plan.save(self.folder / "stack.json")
         for name in ("components", "spares"):
             self.__dict__.pop(name, None)
+        self._bundles = bundles
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:
