@@ -55,10 +55,12 @@ def test_every_server_is_scraped_and_the_probes_lag_is_known(watched: KindStack)
 
     _await(scraped, "every target scraped", 120)
     _await(
-        lambda: len(_query('cdcpipe_probe_duration_seconds_count{hop="archive"} > 0')) == 1,
+        lambda: len(_query('cdcpipe_probe_duration_seconds_count{hop="commit_to_archive"} > 0')) == 1,
         "a probe row in the archive, as the monitor in the cluster sees it",
         120,
     )
+    # What was watched from its beginning has no anomaly: a monitor that is there first sees a slot that isn't.
+    assert _query("cdcpipe_anomalies > 0") == []
 
 
 def test_a_killed_worker_is_told_to_alertmanager_and_taken_back(watched: KindStack) -> None:

@@ -24,6 +24,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from cdcpipe.errors import StorageError
+from cdcpipe.observe.trust import authorities
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, S3Endpoint
 
 __all__ = ["ArchiveReader", "ObjectReader", "TableFacts"]
@@ -53,7 +54,7 @@ class ObjectReader:
 
     def __init__(self, endpoint: S3Endpoint, *, timeout_seconds: float = 5.0) -> None:
         self._endpoint = endpoint
-        self._http = httpx2.Client(timeout=timeout_seconds, trust_env=endpoint.url is None)
+        self._http = httpx2.Client(timeout=timeout_seconds, trust_env=endpoint.url is None, verify=authorities())
 
     def read(self, address: str) -> bytes:
         """The object at `s3://bucket/key` (or `s3a://`)."""

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 import psycopg
 
+from cdcpipe.observe.trust import authorities
 from cdcpipe.stack.endpoints import Endpoints
 
 __all__ = ["ServiceChecks", "certificate_expiry"]
@@ -35,10 +36,9 @@ class ServiceChecks:
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
-        # Proxies of the environment aren't for servers of ours; an authority of ours in it is.
-        authority = os.environ.get("SSL_CERT_FILE")
-        trust = ssl.create_default_context(cafile=authority) if authority else True
-        self._http = httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, verify=trust, follow_redirects=False)
+        self._http = httpx2.Client(
+            timeout=_TIMEOUT_SECONDS, trust_env=False, verify=authorities(), follow_redirects=False
+        )
         self._postgres: psycopg.Connection[tuple[object, ...]] | None = None
         self._questions: dict[str, Callable[[], bool]] = {"postgres": self._ask_postgres}
         addresses = [each.strip().rpartition(":") for each in endpoints.bootstrap_servers.split(",")]

@@ -48,6 +48,7 @@ from cdcpipe.stack.pipeline import PLUGINS, PipelineSettings
 __all__ = ["KindStack"]
 
 _READY_SECONDS = 240
+_MONITOR = ("Deployment", "monitor")
 _S3_NAMES = ("s3", "s3.cdcpipe.svc", "toxiproxy")  # toxiproxy passes TLS on as it is
 # What waiting can't mend.
 _HOPELESS = {"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff", "ErrImagePull"}
@@ -203,8 +204,13 @@ class KindStack:
                 images = building.result()
             self._phase("load", "loading images into the cluster", lambda: self.cluster.load([i.name for i in images]))
             self._choose(plan)
-            self._phase("servers", "starting servers", lambda: self._start_servers(images, tables))
+            objects = self._versioned(manifests(self.cluster, self.plan, images), images)
+            watching = [item for item in objects if _place(item) == _MONITOR]
+            servers = [item for item in objects if _place(item) != _MONITOR]
+            self._phase("servers", "starting servers", lambda: self._start_servers(servers, tables))
             self._phase("pipeline", "starting the pipeline", lambda: self._start_pipeline(await_archive))
+            if watching:  # last: a pipeline that was never there would look like one that is gone
+                self._phase("monitor", "starting the monitor", lambda: self._start_monitor(watching))
 
     def down(self, *, purge: bool = False) -> None:
         """Stop the node; its data stays. `purge` removes the cluster, if it was made for this folder."""
@@ -303,15 +309,23 @@ class KindStack:
 
     # Servers --------------------------------------------------------------------------------------
 
-    def _start_servers(self, images: Sequence[Image], tables: tuple[str, ...]) -> None:
-        """Apply everything; registry and Connect after what they need is there, so that neither has to crash first."""
-        objects = manifests(self.cluster, self.plan, images)
+    @staticmethod
+    def _versioned(objects: list[dict[str, Any]], images: Sequence[Image]) -> list[dict[str, Any]]:
+        """`objects`, in which each set says what version it runs."""
         for item in objects:
             if item["kind"] in ("StatefulSet", "Deployment"):
                 version = next((i.version for i in images if i.component == item["metadata"]["name"]), "")
                 item["metadata"].setdefault("annotations", {})["cdcpipe.dev/version"] = version
-        later = {("StatefulSet", "registry"), ("StatefulSet", "connect"), ("Deployment", "monitor")}
-        first = [item for item in objects if (item["kind"], item["metadata"]["name"]) not in later]
+        return objects
+
+    def _start_monitor(self, objects: Sequence[Mapping[str, Any]]) -> None:
+        self._apply(objects)
+        self._await_sets({item["metadata"]["name"] for item in objects})
+
+    def _start_servers(self, objects: Sequence[Mapping[str, Any]], tables: tuple[str, ...]) -> None:
+        """Apply everything; registry and Connect after what they need is there, so that neither has to crash first."""
+        later = {("StatefulSet", "registry"), ("StatefulSet", "connect")}
+        first = [item for item in objects if _place(item) not in later]
         self._apply([*first, self.plan.to_config_map()])
         early = {"postgres", "kafka"} | ({"s3"} if self.plan.s3_local else set())
         self._await_sets(early)
@@ -413,3 +427,8 @@ class KindStack:
         from cdcpipe.stack.kind.kube import is_ready
 
         return is_ready(pod)
+
+
+def _place(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Kind and name of an object."""
+    return item["kind"], item["metadata"]["name"]
