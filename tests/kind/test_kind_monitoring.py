@@ -60,7 +60,7 @@ def test_every_server_is_scraped_and_the_probes_lag_is_known(watched: KindStack)
         120,
     )
     # What was watched from its beginning has no anomaly: a monitor that is there first sees a slot that isn't.
-    assert _query("cdcpipe_anomalies > 0") == []
+    assert _query("cdcpipe_anomalies_total > 0") == []
 
 
 def test_a_killed_worker_is_told_to_alertmanager_and_taken_back(watched: KindStack) -> None:
