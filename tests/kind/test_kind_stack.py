@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -72,8 +73,17 @@ def test_a_pod_that_would_run_as_root_is_refused(kind_stack: KindStack) -> None:
 
 def test_who_came_in_and_what_was_changed_stands_in_the_audit_trail(kind_stack: KindStack, tmp_path: Path) -> None:
     places = Places.of(kind_stack)
-    collector = Collector(Trail(tmp_path / "trail"), places)
-    assert collector.collect().problems == {}
+    with contextlib.closing(Collector(Trail(tmp_path / "trail"), places)) as collector:
+        assert collector.collect().problems == {}
+        _audited(kind_stack, collector)
+    # Whoever begins anew reads on from there, as the trail says, not as a process remembers.
+    with contextlib.closing(Collector(Trail(tmp_path / "trail"), places)) as collector:
+        again = collector.collect()
+    assert not [entry for entry in again.entries if entry.action in ("ddl.applied", "logger.changed")]
+
+
+def _audited(kind_stack: KindStack, collector: Collector) -> None:
+    """Come in, change something at PostgreSQL and Connect, and find it in the trail."""
     owner = kind_stack.endpoints.postgres.roles["owner"].name
     with psycopg.connect(kind_stack.endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
         connection.execute("CREATE TABLE public.audited (id int PRIMARY KEY)")
@@ -91,9 +101,6 @@ def test_who_came_in_and_what_was_changed_stands_in_the_audit_trail(kind_stack: 
         return wanted <= seen and "logger.changed" in actions
 
     wait_until(all_there, what="the trail", timeout_seconds=30, interval_seconds=1, error=EvidenceError)
-    # Whoever begins anew reads on from there, as the trail says, not as a process remembers.
-    again = Collector(Trail(tmp_path / "trail"), places).collect()
-    assert not [entry for entry in again.entries if entry.action in ("ddl.applied", "logger.changed")]
 
 
 def test_a_killed_server_stays_down_until_it_is_started_and_a_paused_one_answers_nobody(kind_stack: KindStack) -> None:
