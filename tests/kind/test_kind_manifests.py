@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from cdcpipe.errors import UsageError
+from cdcpipe.observe.cluster import write_files
 from cdcpipe.settings import load_settings
 from cdcpipe.stack.existing import endpoints_of
 from cdcpipe.stack.kind.kube import quantity_bytes
-from cdcpipe.stack.kind.monitoring import write_files
+from cdcpipe.stack.kind.monitoring import scraping
 from cdcpipe.stack.kind.plan import (
     PORTS,
     KindPlan,
@@ -181,7 +182,7 @@ def test_the_committed_files_of_monitoring_are_what_the_code_says(tmp_path: Path
         committed = KIND / "components" / "monitoring" / path.name
         assert committed.read_text() == path.read_text(), (
             f"{committed} is not what it should be now: run "
-            "`python -c 'from cdcpipe.stack.kind.monitoring import *; write_files()'`"
+            "`python -c 'from cdcpipe.observe.cluster import *; write_files()'`"
         )
 
 
@@ -199,6 +200,13 @@ def test_the_monitors_settings_are_read_as_those_of_a_pipeline_in_the_cluster(
     assert endpoints.connect_url == "http://connect:8083"
     assert endpoints.postgres.roles["witness"].password == credentials.roles["witness"].password
     assert set(settings.monitor.metrics) == {"kafka-1", "kafka-2", "kafka-3", "connect", "registry", "s3"}
+
+
+def test_prometheus_scrapes_each_broker() -> None:
+    one = (KIND / "components" / "monitoring" / "prometheus.yml").read_text()
+    assert yaml.safe_load(scraping(one, 1)) == yaml.safe_load(one)
+    three = scraping(one, 3)
+    assert all(f"kafka-{node}.kafka-nodes:9404" in three for node in (1, 2, 3))
 
 
 def test_a_monitor_in_the_cluster_is_refused_where_it_could_not_read_the_archive() -> None:

@@ -140,11 +140,12 @@ def test_data_is_there_after_every_pod_was_deleted_by_force(kind_stack: KindStac
     token = probe(kind_stack.endpoints, "kept")
     await_flow(kind_stack.endpoints, archive=True, timeout_seconds=180)
     archived = archived_offsets(kind_stack.endpoints, "cdc.cdcpipe.watermark")
-    uids = {pod.metadata.name: pod.metadata.uid for pod in kind_stack.kube.pods()}
+    deleted = [component.pod for component in kind_stack.components.values()]
+    uids = {pod.metadata.uid for pod in kind_stack.kube.pods() if pod.metadata.name in deleted}
     for component in kind_stack.components.values():
         component.delete(force=True)
     wait_until(
-        lambda: all(uids.get(pod.metadata.name) != pod.metadata.uid for pod in kind_stack.kube.pods()),
+        lambda: uids.isdisjoint(pod.metadata.uid for pod in kind_stack.kube.pods()),
         what="other pods",
         timeout_seconds=60,
         error=AssertionError,  # type: ignore[arg-type]

@@ -256,12 +256,9 @@ class Session:
 
     def _restarted(self, client: ConnectClient, name: str) -> bool:
         status = client.status(name)
-        if status.failure is None:
+        if status.cause is None:
             return False
-        lines = [line for line in status.failure.splitlines() if line.strip()]
-        causes = [line for line in lines if line.startswith("Caused by:")]
-        why = (causes[-1] if causes else lines[0])[:300]  # without a cause the first line says it
-        self._interventions.append(f"a task of `{name}` had failed for good and was restarted: {why}")
+        self._interventions.append(f"a task of `{name}` had failed for good and was restarted: {status.cause}")
         client.restart(name, only_failed=True)
         return True
 

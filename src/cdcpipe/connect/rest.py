@@ -75,6 +75,15 @@ class ConnectorStatus:
             return self.trace or "failed without a trace"
         return next((task.trace or f"task {task.id} failed" for task in self.tasks if task.state == "FAILED"), None)
 
+    @property
+    def cause(self) -> str | None:
+        """What lies at the bottom of `failure`, in one line; without a cause its first line says it."""
+        if self.failure is None:
+            return None
+        lines = [line for line in self.failure.splitlines() if line.strip()]
+        causes = [line for line in lines if line.startswith("Caused by:")]
+        return (causes[-1] if causes else lines[0])[:300]
+
 
 @dataclass(frozen=True, slots=True)
 class SourceOffset:

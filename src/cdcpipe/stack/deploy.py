@@ -155,7 +155,8 @@ def _states(endpoints: Endpoints) -> str:
         return f"Connect can't be asked: {error.message}"
     tasks = {each.name: [f"task {task.id} {task.state}" for task in each.tasks] for each in found}
     said = [", ".join([f"{each.name} {each.state}", *(tasks[each.name] or ["no task"])]) for each in found]
-    return f"Connect says: {'; '.join(said) or 'no connector'}"
+    why = [f"; {each.name} failed: {each.cause}" for each in found if each.cause is not None]
+    return f"Connect says: {'; '.join(said) or 'no connector'}{''.join(why)}"
 
 
 def _await_archived(endpoints: Endpoints, topic: str, place: tuple[int, int], timeout_seconds: float) -> None:

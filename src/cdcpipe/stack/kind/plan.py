@@ -16,7 +16,7 @@ from cdcpipe.errors import StackError, UsageError
 from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint, Role, S3Endpoint, Secret
 from cdcpipe.stack.kind.cluster import Cluster, scratch_folder
 from cdcpipe.stack.kind.images import Image
-from cdcpipe.stack.kind.monitoring import monitor_settings, write_files
+from cdcpipe.stack.kind.monitoring import monitor_settings, scraping
 from cdcpipe.stack.kind.tools import deploy_folder
 from cdcpipe.stack.local.state import Credentials
 from cdcpipe.stack.pipeline import PipelineSettings, SecretPlaces, secret_values, worker
@@ -227,7 +227,8 @@ def manifests(cluster: Cluster, plan: KindPlan, images: Sequence[Image]) -> list
         properties = worker_config(plan).to_properties()
         (folder / "worker.properties").write_text(properties, encoding="ascii", newline="\n")
         if plan.monitoring:
-            write_files(folder / "kind" / "components" / "monitoring", brokers=plan.brokers)
+            path = folder / "kind" / "components" / "monitoring" / "prometheus.yml"
+            path.write_text(scraping(path.read_text(encoding="utf-8"), plan.brokers), encoding="utf-8", newline="\n")
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
