@@ -173,13 +173,13 @@ def test_data_is_there_after_the_node_was_restarted(kind_stack: KindStack) -> No
 def test_a_failed_up_names_the_pod_and_the_reason_and_the_next_one_mends_it(
     kind_stack: KindStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = kind_stack.build()
+    images = kind_stack.build(kind_stack.plan)
     lacking = [
         Image("registry", "cdcpipe/registry:lacking", "") if image.component == "registry" else image
         for image in images
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(kind_stack, "build", lambda **_: lacking)
+        patch.setattr(kind_stack, "build", lambda _: lacking)
         patch.setattr(kind_stack.cluster, "load", lambda _: [])
         with pytest.raises(ComponentFailed) as failed:
             kind_stack.up()
