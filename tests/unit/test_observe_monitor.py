@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import http.server
 import io
 import json
 import logging
@@ -23,6 +22,7 @@ import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serving import Quiet, served
 
 from cdcpipe.errors import PortTaken, ServiceError
 from cdcpipe.observe.exporter import Exporter
@@ -329,27 +329,12 @@ def test_a_server_that_refuses_the_request_is_up_and_one_that_can_not_serve_is_n
 
 @contextlib.contextmanager
 def http_server(statuses: dict[str, int], context: ssl.SSLContext | None = None) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
-            self.send_response(statuses.get(self.path, 404))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(statuses.get(self.path, 404))
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    if context is not None:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with served(Handler, context) as url:
+        yield url
 
 
 def test_the_end_of_a_certificate_is_read_even_if_nobody_trusts_it(tmp_path: Path) -> None:

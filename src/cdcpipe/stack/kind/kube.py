@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -197,17 +196,10 @@ class Kube:
     def log(self, pod: str, lines: int, *, previous: bool = False) -> list[str]:
         """The last lines of the pod's first container, or of the one before it; empty when there are none."""
         try:
-            text = self._call(
-                f"reading the log of pod `{pod}`",
-                self._api.read_namespaced_pod_log,
-                pod,
-                self.namespace,
-                tail_lines=lines,
-                previous=previous,
-            )
+            found = self._log(pod, previous=previous, tail_lines=lines)
         except StackError:  # not started yet, or there was no container before
             return []
-        return [line for line in str(text or "").splitlines() if line.strip()]
+        return [line for line in found if line.strip()]
 
     def log_since(self, pod: str, after: str) -> list[tuple[str, str]]:
         """Lines of the pod's first container, and of the one before it, that came after `after`: each with the
@@ -215,32 +207,35 @@ class Kube:
 
         Raises `StackError`; a pod that is gone took its log along.
         """
-        options: dict[str, Any] = {"timestamps": True, "_preload_content": False}
+        options: dict[str, Any] = {"timestamps": True}
         if after:
-            age = datetime.now(UTC) - datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", after))
+            age = datetime.now(UTC) - datetime.fromisoformat(after)
             # By this machine's clock, which may be another than the node's.
             options["since_seconds"] = max(1, int(age.total_seconds()) + 5)
         found: list[tuple[str, str]] = []
         for previous in (True, False):
             try:
-                answer = self._call(
-                    f"reading the log of pod `{pod}`",
-                    self._api.read_namespaced_pod_log,
-                    pod,
-                    self.namespace,
-                    previous=previous,
-                    **options,
-                )
+                lines = self._log(pod, previous=previous, **options)
             except StackError:
                 if previous:  # there was no container before
                     continue
                 raise
-            text = "" if answer is None else answer.data.decode("utf-8", "replace")
-            for line in text.splitlines():
+            for line in lines:
                 at, _, said = line.partition(" ")
                 if at > after:
                     found.append((at, said))
         return found
+
+    def _log(self, pod: str, **options: Any) -> list[str]:
+        answer = self._call(
+            f"reading the log of pod `{pod}`",
+            self._api.read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            _preload_content=False,
+            **options,
+        )
+        return [] if answer is None else answer.data.decode("utf-8", "replace").splitlines()
 
     def namespace_uid(self) -> str:
         """What tells this namespace from one of its name on another cluster."""
