@@ -117,6 +117,11 @@ class Endpoints:
         return topic.removeprefix(f"{self.topic_prefix}.")
 
     @property
+    def connect_config_topic(self) -> str:
+        """Where the workers of a stack of ours record each connector's config."""
+        return f"{self.topic_prefix}.connect-configs"
+
+    @property
     def change_topic_prefixes(self) -> tuple[str, ...]:
         """How the topics of captured tables begin, for `str.startswith`: one for each captured schema."""
         return tuple(f"{self.topic_prefix}.{schema}." for schema in self.captured_schemas)

@@ -127,7 +127,7 @@ def static_topics(endpoints: Endpoints, settings: PipelineSettings) -> tuple[Top
     """Every topic that isn't a table's: Connect's own, transactions, heartbeat, control, dead letters, watermark."""
     prefix = endpoints.topic_prefix
     return (
-        _topic(f"{prefix}.connect-configs", settings, compacted=True),
+        _topic(endpoints.connect_config_topic, settings, compacted=True),
         _topic(f"{prefix}.connect-offsets", settings, partitions=5, compacted=True),
         _topic(f"{prefix}.connect-status", settings, partitions=3, compacted=True),
         # One partition each: transactions have an order, and heartbeats are few.
@@ -155,7 +155,7 @@ def worker(
     return WorkerConfig(
         bootstrap_servers=endpoints.bootstrap_servers,
         group_id=f"{prefix}-connect",
-        config_storage_topic=f"{prefix}.connect-configs",
+        config_storage_topic=endpoints.connect_config_topic,
         config_storage_replication_factor=settings.replicas,
         offset_storage_topic=f"{prefix}.connect-offsets",
         offset_storage_replication_factor=settings.replicas,

@@ -102,7 +102,7 @@ class Places:
         return cls(
             stack.endpoints,
             {name: files_reader(name, each) for name, each in files.items()},
-            f"{stack.endpoints.topic_prefix}.connect-configs",
+            stack.endpoints.connect_config_topic,
             stack.folder / "s3" / AUDIT_SOCKET if stack.plan.observed else None,
         )
 
@@ -113,14 +113,14 @@ class Places:
         return cls(
             stack.endpoints,
             {name: pod_reader(stack.kube, name, pod) for name, pod in pods.items()},
-            f"{stack.endpoints.topic_prefix}.connect-configs",
+            stack.endpoints.connect_config_topic,
             pipeline=f"kind/{stack.kube.namespace_uid()}",
         )
 
     @classmethod
     def of_endpoints(cls, endpoints: Endpoints, *, config_topic: str = "") -> Places:
         """Those of a pipeline whose logs are not on this machine: the DDL table, and Connect's topic."""
-        return cls(endpoints, {}, config_topic or f"{endpoints.topic_prefix}.connect-configs")
+        return cls(endpoints, {}, config_topic or endpoints.connect_config_topic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def _connectors(stack: KindStack) -> str:
 
 
 def _config_topic(stack: KindStack) -> str:
-    topic = f"{stack.endpoints.topic_prefix}.connect-configs"
+    topic = stack.endpoints.connect_config_topic
     consumer = Consumer(
         {"bootstrap.servers": stack.endpoints.bootstrap_servers, "group.id": "cdcpipe-scan", "log_level": 0}
     )
