@@ -32,13 +32,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3000)
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--brokers", type=int, choices=(1, 3), action="append", help="default: both")
+    parser.add_argument("--runs", type=Path, help="keep the runs' reports here")
     options = parser.parse_args()
     targets: dict[int, tuple[Fault, ...]] = {
         1: (Kill("connect"), Kill("kafka-1"), Kill("postgres")),
         3: (Kill("connect"), Kill("leader of cdc.public.orders 0"), Kill("controller")),
     }
     with tempfile.TemporaryDirectory(prefix="cdcpipe-bench-", dir="/var/tmp") as folder:
-        settings = load_settings(runs=Path(folder) / "runs", stack=Path(folder) / "stack")
+        settings = load_settings(runs=options.runs or Path(folder) / "runs", stack=Path(folder) / "stack")
         for brokers in options.brokers or (1, 3):
             plan = ChaosPlan(
                 name="bench-recovery",
@@ -51,7 +52,7 @@ def main() -> None:
             for each in result.outcomes:
                 found = None if each.recovery is None else each.recovery.to_json()
                 line = {"benchmark": "recovery", "brokers": brokers, "rate": options.rate, "fault": each.fault}
-                print(json.dumps({**line, "seconds": found, "goal": GOAL, "verdict": result.verdict.value}))
+                print(json.dumps({**line, "seconds": found, "goal": GOAL, "verdict": result.verdict.value}), flush=True)
 
 
 if __name__ == "__main__":

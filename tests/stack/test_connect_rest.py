@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import JsonValue
 
+from cdcpipe.chaos.operator import Operator
 from cdcpipe.connect.rest import ConnectClient, SourceOffset
 from cdcpipe.errors import ConnectError, ConnectUnavailable
 from cdcpipe.stack.component import wait_until
@@ -187,6 +188,26 @@ def test_a_connector_that_fails_says_why_and_is_restarted(connect: ConnectClient
         connect.deploy(config)
         connect.restart(NAME, only_failed=True)
         connect.wait_until_running(NAME, grace_seconds=30)
+    finally:
+        connect.delete(NAME)
+        connect.wait_until_gone(NAME)
+
+
+def test_the_operator_of_a_chaos_run_restarts_what_failed_and_tells_why(
+    connect: ConnectClient, config: dict[str, str], stack: LocalStack
+) -> None:
+    connect.deploy({**config, "iceberg.catalog.catalog-impl": "org.example.NoCatalog"})
+    try:
+        wait_until(lambda: _failed(connect), what="the task failed", timeout_seconds=60, error=ConnectUnavailable)
+        with Operator(stack.endpoints.connect_url, (NAME, "nobody")) as operator:
+            wait_until(
+                lambda: bool(operator.interventions), what="it acted", timeout_seconds=60, error=ConnectUnavailable
+            )
+            # As broken as before: the second time it is given longer.
+            wait_until(lambda: _failed(connect), what="it failed again", timeout_seconds=60, error=ConnectUnavailable)
+        (told,) = operator.interventions
+        assert NAME in told
+        assert "NoCatalog" in told
     finally:
         connect.delete(NAME)
         connect.wait_until_gone(NAME)

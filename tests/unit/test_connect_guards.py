@@ -146,6 +146,7 @@ BROKEN = [
     Broken("TOP-CHG-02", topic("shop.public.orders", "retention.ms", "3600000")),
     Broken("TOP-CHG-02", source("topic.creation.default.retention.ms", "3600000")),
     Broken("TOP-INT-01", topic("connect-offsets", "cleanup.policy", "delete")),
+    Broken("TOP-INT-01", source("offsets.storage.topic", "shop.transaction")),
     Broken("TOP-INT-02", topic("connect-configs", "partitions", "2")),
     Broken("TOP-TX-01", topic("shop.transaction", "partitions", "3")),
     Broken("TOP-PRT-01", topic("shop.public.orders", "partitions", "6")),

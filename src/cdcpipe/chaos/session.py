@@ -20,6 +20,7 @@ from cdcpipe.chaos import snapshot
 from cdcpipe.chaos.conductor import Conductor
 from cdcpipe.chaos.judging import Evidence, Findings
 from cdcpipe.chaos.loads import Load
+from cdcpipe.chaos.operator import Operator
 from cdcpipe.chaos.plan import ChaosPlan, Migration
 from cdcpipe.chaos.probe import Prober
 from cdcpipe.chaos.recovery import FaultOutcome, recovery_of
@@ -27,7 +28,7 @@ from cdcpipe.chaos.result import ChaosResult
 from cdcpipe.chaos.sampler import RunSampler, Sample
 from cdcpipe.chaos.target import Breakable, local_of
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import CdcpipeError, ConnectError, PostgresError
+from cdcpipe.errors import CdcpipeError, PostgresError
 from cdcpipe.events import Listener, Notice, Progress
 from cdcpipe.faults.journal import Journal, heal
 from cdcpipe.ledger.canonical import Modes
@@ -141,6 +142,7 @@ class Session:
             bounds=Bounds(stuck_seconds=120, wal_pin_bytes=8 << 30, wal_pin_seconds=600),
         )
         self._sampler = self._closing.enter_context(sampler)
+        self._operator = self._closing.enter_context(Operator(self._endpoints.connect_url, (SOURCE, SINK)))
         if self._plan.snapshot:
             snapshot.deploy_source(local_of(self._stack))
 
@@ -237,33 +239,12 @@ class Session:
     # After it ------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Nothing may stay broken: what the journal still has open, and tasks that failed for good."""
+        """Nothing may stay broken: what the journal still has open. Tasks that failed for good are the operator's."""
         for record in heal(self._stack, self._journal):
             self._interventions.append(f"`{record.kind} {record.target}` had to be healed from the journal")
-        self._restart_failed()
-
-    def _restart_failed(self) -> bool:
-        """Whether a task had failed for good. Connect never restarts one; an operator must, so it is told."""
-        found = False
-        with (
-            contextlib.suppress(ConnectError),
-            ConnectClient(self._endpoints.connect_url, timeout_seconds=60) as client,
-        ):
-            client.wait_until_up(timeout_seconds=60)
-            for name in (SOURCE, SINK):
-                found = self._restarted(client, name) or found
-        return found
-
-    def _restarted(self, client: ConnectClient, name: str) -> bool:
-        status = client.status(name)
-        if status.cause is None:
-            return False
-        self._interventions.append(f"a task of `{name}` had failed for good and was restarted: {status.cause}")
-        client.restart(name, only_failed=True)
-        return True
 
     def settle(self) -> None:
-        """Wait until all is archived; a task that fails meanwhile is restarted.
+        """Wait until all is archived.
 
         A pipeline that stands still has as long as the plan allows. One that still moves then is late, not stuck: a
         slow machine has more left to drain. So it may go on, but not without end.
@@ -278,7 +259,6 @@ class Session:
             self._settled = replace(settled, cut=replace(settled.cut, waited_seconds=now - begin))
             if settled.cut.reached or now >= last or (now >= deadline and self._moved == before):
                 break
-            self._restart_failed()
         (self._run / "ledgers").mkdir(exist_ok=True)
         self._settled.cut.save(self._run / "ledgers" / "cut.json")
 
@@ -358,7 +338,7 @@ class Session:
             versions=versions,
             peak_memory=self._sampler.peak_memory,
             rate_during_faults=_rate_during(self._sampler.samples, findings.outcomes),
-            interventions=tuple(self._interventions),
+            interventions=(*self._interventions, *self._operator.interventions),
             run=self._run,
         )
 

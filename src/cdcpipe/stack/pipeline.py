@@ -105,6 +105,10 @@ def control_topic(prefix: str) -> str:
     return f"{prefix}.iceberg-control"
 
 
+def _source_offsets(prefix: str) -> str:
+    return f"{prefix}.source-offsets"
+
+
 def _topic(
     name: str, settings: PipelineSettings, *, partitions: int = 1, keep_days: int | None = None, compacted: bool = False
 ) -> TopicConfig:
@@ -130,6 +134,7 @@ def static_topics(endpoints: Endpoints, settings: PipelineSettings) -> tuple[Top
         _topic(endpoints.connect_config_topic, settings, compacted=True),
         _topic(f"{prefix}.connect-offsets", settings, partitions=5, compacted=True),
         _topic(f"{prefix}.connect-status", settings, partitions=3, compacted=True),
+        _topic(_source_offsets(prefix), settings, compacted=True),
         # One partition each: transactions have an order, and heartbeats are few.
         _topic(endpoints.transaction_topic, settings, keep_days=_CHANGES_DAYS),
         _topic(f"__debezium-heartbeat.{prefix}", settings, keep_days=1),
@@ -197,6 +202,9 @@ def source(endpoints: Endpoints, settings: PipelineSettings, secrets: SecretPlac
         slot_name=settings.slot,
         publication_name=endpoints.publication,
         table_include_list=tuple(f"{schema}\\..*" for schema in settings.schemas),
+        # Of its own: a worker reads its offsets topic to the end before it takes any task, so a killed task's open
+        # transaction in it would hold the worker up until that times out. Here the next task aborts it at once.
+        offsets_storage_topic=_source_offsets(endpoints.topic_prefix),
         heartbeat_interval_ms=5_000,
         heartbeat_action_query=(
             f"INSERT INTO {WATERMARK_TABLE} (name, token, at) VALUES ('heartbeat', 1, clock_timestamp()) "

@@ -13,9 +13,11 @@ _INTERNAL = ("config.storage.topic", "offset.storage.topic", "status.storage.top
 
 
 def _internal_names(pipeline: Pipeline) -> dict[str, str]:
-    """Name -> worker key of Connect's own topics."""
+    """Name -> key of Connect's own topics: the worker's, and those that a source has for its own offsets."""
     worker = pipeline.worker
-    return {} if worker is None else {worker.get(key): key for key in _INTERNAL if worker.get(key)}
+    names = {} if worker is None else {worker.get(key): key for key in _INTERNAL if worker.get(key)}
+    own = "offsets.storage.topic"
+    return names | {source.get(own): own for source in pipeline.sources if source.get(own)}
 
 
 def _created(pipeline: Pipeline) -> Iterator[tuple[Part, str]]:
