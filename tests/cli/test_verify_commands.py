@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from click.testing import CliRunner
-from tests.quality.damage import drop_one_record, repeat_a_row_of_an_object
+from tests.quality.damage.delivery import drop_one_record, repeat_a_row_of_an_object
 from tests.quality.histories import History, history
 
 from cdcpipe.cli import cli

@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.quality.damage import (
-    drop_one_record,
-    move_a_key_to_another_partition,
-    repeat_the_end_of_the_log,
-    write_an_object_again,
-)
+from tests.quality.damage.delivery import drop_one_record, repeat_the_end_of_the_log, write_an_object_again
+from tests.quality.damage.order import move_a_key_to_another_partition
 from tests.quality.histories import History, history
 
 from cdcpipe.errors import EvidenceError, UsageError

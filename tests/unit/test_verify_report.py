@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
-from tests.quality import damage
+from tests.quality.damage import delivery, values
 from tests.quality.histories import history
 
 from cdcpipe.report import junit
@@ -24,9 +24,9 @@ from cdcpipe.verify.verdict import Image, Witness
 @pytest.fixture(scope="module")
 def bad() -> Report:
     made = history(8, transactions=60)
-    damage.drop_one_record(made)
-    damage.one_byte_of_a_value_in_the_archive(made)
-    damage.drop_a_file_of_a_partition(made)
+    delivery.drop_one_record(made)
+    values.one_byte_of_a_value_in_the_archive(made)
+    delivery.drop_a_file_of_a_partition(made)
     return events(*made.evidence())
 
 
