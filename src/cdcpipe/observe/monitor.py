@@ -28,6 +28,7 @@ import httpx2
 
 from cdcpipe.errors import ServiceError
 from cdcpipe.observe.exporter import Exporter
+from cdcpipe.observe.monitor_archive import ArchiveReader
 from cdcpipe.observe.monitor_jmx import Jmx
 from cdcpipe.observe.monitor_pipeline import Archive, Kafka, Known, Pipeline, Postgres
 from cdcpipe.observe.monitor_probe import Probe, Track
@@ -35,6 +36,7 @@ from cdcpipe.observe.monitor_services import ServiceChecks, certificate_expiry
 from cdcpipe.observe.monitor_source import Runner, Source
 from cdcpipe.observe.monitor_state import STEP_SECONDS, Alert, History, Told, state_of
 from cdcpipe.observe.monitor_verify import verify_state
+from cdcpipe.observe.trust import authorities
 from cdcpipe.settings import MonitorSettings
 from cdcpipe.stack.endpoints import SINK, SOURCE
 from cdcpipe.stack.stack import Stack
@@ -81,7 +83,7 @@ class Monitor:
         )
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="monitor-tick", daemon=True)
-        self._http = httpx2.Client(timeout=5, trust_env=False)
+        self._http = httpx2.Client(timeout=5, trust_env=False, verify=authorities())
         self._checks = ServiceChecks(self._endpoints)
         watch = Watch(bounds=Bounds(wal_pin_bytes=settings.wal_retained_bytes_max))
         self._tell_settings(watch)
@@ -149,7 +151,8 @@ class Monitor:
             found=self._found,
         )
         postgres, kafka = Postgres(tell, endpoints), Kafka(tell, endpoints, self._known)
-        probe = Probe(endpoints, self._track, every_seconds=self.settings.probe_seconds, sink=sink)
+        reader = None if endpoints.catalog is None else ArchiveReader(endpoints, endpoints.catalog)
+        probe = Probe(endpoints, self._track, reader, every_seconds=self.settings.probe_seconds, sink=sink)
         answers = ("cdcpipe_component_up",)
         lags = ("cdcpipe_lag_seconds", "cdcpipe_probes_pending")
         found = [
@@ -161,9 +164,9 @@ class Monitor:
             Source("certificates", 3600, self._ask_certificates, ("cdcpipe_certificate_expiry_timestamp_seconds",)),
             Source("disk", _SLOW_SECONDS, self._ask_disk, ("cdcpipe_disk_free_bytes", "cdcpipe_disk_size_bytes")),
         ]
-        if endpoints.catalog is not None:
-            archive = Archive(tell, endpoints, endpoints.catalog, lambda: kafka.change_topics)
-            found.append(Source("archive", max(10.0, every), archive.ask, Archive.OWNS, close=archive.close))
+        if reader is not None:
+            archive = Archive(tell, reader, lambda: kafka.change_topics)
+            found.append(Source("archive", max(10.0, every), archive.ask, Archive.OWNS, close=reader.close))
         if self._stack.components:
             owns = ("cdcpipe_component_memory_bytes", "cdcpipe_component_cpu_seconds_total")
             found.append(Source("processes", _SLOW_SECONDS, self._ask_processes, owns))

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -88,23 +89,26 @@ class ObjectReader:
 
 
 class ArchiveReader:
-    """Looks at the tables of a pipeline's catalog. Not for threads to share. Raises `StorageError`."""
+    """Looks at the tables of a pipeline's catalog, for one thread at a time. Raises `StorageError`."""
 
     def __init__(self, endpoints: Endpoints, catalog: CatalogEndpoint) -> None:
         self._catalog = catalog
         self._objects = ObjectReader(endpoints.s3)
         self._connection: psycopg.Connection[Any] | None = None
         self._metadata: dict[str, tuple[str, dict[str, Any]]] = {}  # topic -> its location, and what lies there
-        self._manifests: dict[str, set[str]] = {}  # topic -> manifests that were read
+        self._manifests: dict[str, tuple[str, set[str]]] = {}  # topic -> location, and the manifests that were read
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the connections."""
-        self._objects.close()
-        self._drop()
+        with self._lock:
+            self._objects.close()
+            self._drop()
 
     def facts(self, topic: str) -> TableFacts | None:
         """The newest snapshot of the topic's table; None when there is no table, or nothing in it."""
-        metadata, _ = self._current(topic)
+        with self._lock:
+            _, metadata = self._current(topic)
         snapshot = None if metadata is None else _newest(metadata)
         if snapshot is None:
             return None
@@ -122,31 +126,35 @@ class ArchiveReader:
         It is the files' own statistics that are read, not the files. The first call looks at what the newest
         snapshot added.
         """
-        metadata, changed = self._current(topic)
+        with self._lock:
+            return self._highest(topic, column)
+
+    def _highest(self, topic: str, column: tuple[str, ...]) -> int | None:
+        location, metadata = self._current(topic)
+        before, seen = self._manifests.get(topic, ("", None))
         snapshot = None if metadata is None else _newest(metadata)
-        if metadata is None or snapshot is None or not changed:
+        if metadata is None or snapshot is None or location == before:
             return None
         field = _field_id(metadata, column)
         entries = self._avro(snapshot["manifest-list"])
-        seen = self._manifests.get(topic)
         fresh = [
             each["manifest_path"]
             for each in entries
             if (each["manifest_path"] not in seen if seen is not None else _added(each, snapshot))
         ]
         bounds = [bound for path in fresh for bound in self._upper_bounds(path, field)]
-        self._manifests[topic] = {each["manifest_path"] for each in entries}
+        self._manifests[topic] = (location, {each["manifest_path"] for each in entries})
         return max(bounds, default=None)
 
-    def _current(self, topic: str) -> tuple[dict[str, Any] | None, bool]:
-        """The metadata of the topic's table, and whether it is another than at the last call."""
+    def _current(self, topic: str) -> tuple[str, dict[str, Any] | None]:
+        """Where the metadata of the topic's table lies, and the metadata; None when there is no table."""
         location = self._location(topic)
-        known = self._metadata.get(topic)
         if location is None:
             self._metadata.pop(topic, None)
-            return None, known is not None
+            return "", None
+        known = self._metadata.get(topic)
         if known is not None and known[0] == location:
-            return known[1], False
+            return known
         content = self._objects.read(location)
         if location.endswith(".gz.metadata.json"):
             content = gzip.decompress(content)
@@ -156,7 +164,7 @@ class ArchiveReader:
         for name in ("snapshot-log", "metadata-log"):
             metadata.pop(name, None)
         self._metadata[topic] = (location, metadata)
-        return metadata, True
+        return location, metadata
 
     def _location(self, topic: str) -> str | None:
         namespace, _, table = topic.rpartition(".")

@@ -19,7 +19,7 @@ from cdcpipe.errors import KafkaError, PostgresError, ServiceError
 from cdcpipe.observe.exporter import Exporter
 from cdcpipe.observe.monitor_archive import ArchiveReader
 from cdcpipe.observe.monitor_source import Partial
-from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints
+from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.verify.progress import Sample, Watch
 from cdcpipe.verify.sampling import Sampler
 
@@ -316,11 +316,8 @@ class Archive:
         "cdcpipe_archive_last_commit_timestamp_seconds",
     )
 
-    def __init__(
-        self, exporter: Exporter, endpoints: Endpoints, catalog: CatalogEndpoint, topics: Callable[[], Iterable[str]]
-    ) -> None:
-        self._exporter, self._topics = exporter, topics
-        self._reader = ArchiveReader(endpoints, catalog)
+    def __init__(self, exporter: Exporter, reader: ArchiveReader, topics: Callable[[], Iterable[str]]) -> None:
+        self._exporter, self._reader, self._topics = exporter, reader, topics
         self._rows = Growing()
 
     def ask(self) -> None:
@@ -330,7 +327,3 @@ class Archive:
             self._exporter.replace(name, {topic: getattr(found, attribute) for topic, found in facts.items()})
         total = self._rows.add({topic: found.rows for topic, found in facts.items()})
         self._exporter.set("cdcpipe_events_total", total, hop="archive")
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._reader.close()

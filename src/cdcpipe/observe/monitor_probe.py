@@ -119,7 +119,15 @@ class Track:
 class Probe:
     """Commits rows and looks for them. Not for threads to share. Raises the `ServiceError` of who doesn't answer."""
 
-    def __init__(self, endpoints: Endpoints, track: Track, *, every_seconds: float, sink: str = SINK) -> None:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        track: Track,
+        archive: ArchiveReader | None,
+        *,
+        every_seconds: float,
+        sink: str = SINK,
+    ) -> None:
         self._endpoints = endpoints
         self._track = track
         self._every = every_seconds
@@ -128,7 +136,7 @@ class Probe:
         self._due = 0.0
         self._postgres: psycopg.Connection[tuple[int]] | None = None
         self._consumer: Consumer | None = None
-        self._archive = None if endpoints.catalog is None else ArchiveReader(endpoints, endpoints.catalog)
+        self._archive = archive
 
     def step(self) -> None:
         """Commit a row if it is time, and look for those on the way."""
@@ -147,8 +155,6 @@ class Probe:
         if self._consumer is not None:
             self._consumer.close()
         self._consumer = None
-        if self._archive is not None:
-            self._archive.close()
         self._drop()
 
     def _commit(self) -> int:

@@ -1,7 +1,7 @@
 """Who reads and writes objects: the access log of an observed S3 server, as it sends it.
 
 SeaweedFS sends each request by fluentd's forward protocol, in JSON, to a socket in its folder; whoever may open that
-folder may listen, and nobody else may send. What nobody hears waits in the server's memory (16,384 requests), and is
+folder may listen, and nobody else may send. What nobody hears waits in the server's memory (4,096 requests), and is
 lost when the server ends or the buffer is full: `access.heard` and `access.unheard` in the trail say when we listened.
 
 The log knows requests of the S3 API only. A filer that is asked directly leaves no line here: keep its port closed.

@@ -137,7 +137,7 @@ def write_s3_audit_config(folder: Path) -> Path:
         "tag_prefix": "s3",
         "async": True,
         "marshal_as_json": True,
-        "buffer_limit": 16_384,
+        "buffer_limit": 4_096,
         "retry_wait": 500,
         "max_retry": 1_000_000,
         "max_retry_wait": 5_000,
