@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cdcpipe.settings import load_settings
+from cdcpipe.stack.artefacts import Store
+from cdcpipe.stack.artefacts.golang import built
 from cdcpipe.stack.component import Readiness
+from cdcpipe.stack.local.links import ProxiedLink, Toxiproxy
 from cdcpipe.stack.local.process import LocalProcess
 
-__all__ = ["PythonServer", "Sleeper", "SmallStack"]
+__all__ = ["LinkedStack", "PythonServer", "Sleeper", "SmallStack", "started"]
 
 
 class Sleeper(LocalProcess):
@@ -69,3 +74,37 @@ class SmallStack:
         """Component -> its main process."""
         found = {name: each.find() for name, each in self.components.items()}
         return {name: process.pid for name, process in found.items() if process is not None}
+
+
+class LinkedStack(SmallStack):
+    """A server that listens at `server_port`, and a toxiproxy at `port` through which its clients reach it."""
+
+    def __init__(
+        self, folder: Path, link: str, server: LocalProcess, *, server_port: int, port: int, api_port: int
+    ) -> None:
+        self.port = port
+        self.toxiproxy = Toxiproxy(
+            built(Store(load_settings().cache), "toxiproxy"),
+            "2",
+            folder / "toxiproxy",
+            folder / "log",
+            port=api_port,
+            proxies={link: (port, server_port)},
+        )
+        super().__init__(folder, {"toxiproxy": self.toxiproxy, server.name: server})
+        upstream = {link: f"127.0.0.1:{server_port}"}
+        self.links = {link: ProxiedLink(link, (server.name,), self.toxiproxy.url, upstream)}
+
+
+@contextlib.contextmanager
+def started(stack: SmallStack) -> Iterator[None]:
+    """All of it runs and is ready, until the end of the block."""
+    for component in stack.components.values():
+        component.start()
+    try:
+        for component in stack.components.values():
+            component.await_ready()
+        yield
+    finally:
+        for component in stack.components.values():
+            component.kill()

@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.stack.small_servers import LinkedStack, started
 
 from cdcpipe.errors import FaultError, FaultNotSupported, StackError, UsageError
 from cdcpipe.faults import (
@@ -27,12 +27,9 @@ from cdcpipe.faults import (
     Truncate,
     heal,
 )
-from cdcpipe.settings import load_settings
-from cdcpipe.stack.artefacts import Store
-from cdcpipe.stack.artefacts.golang import built
 from cdcpipe.stack.component import Readiness, wait_until
 from cdcpipe.stack.local.kafka import answers
-from cdcpipe.stack.local.links import ProxiedLink, Toxiproxy
+from cdcpipe.stack.local.links import ProxiedLink
 from cdcpipe.stack.local.process import LocalProcess
 from cdcpipe.stack.local.state import claim_ports
 
@@ -73,52 +70,22 @@ class Echo(LocalProcess):
         return path.read_bytes() if path.exists() else b""
 
 
-class Linked:
+class Linked(LinkedStack):
     """A client's link to `echo`."""
 
-    endpoints: Any = None
-    settings: Any = None
-
     def __init__(self, folder: Path) -> None:
-        settings = load_settings()
         ports = claim_ports(("api", "link", "echo"), {}, {})
-        self.folder = folder
-        self.port = ports["link"]
         self.echo = Echo(folder / "echo", folder / "log", ports["echo"])
-        self.toxiproxy = Toxiproxy(
-            built(Store(settings.cache), "toxiproxy"),
-            "2",
-            folder / "toxiproxy",
-            folder / "log",
-            port=ports["api"],
-            proxies={"client-echo": (self.port, ports["echo"])},
+        super().__init__(
+            folder, "client-echo", self.echo, server_port=ports["echo"], port=ports["link"], api_port=ports["api"]
         )
-        self.components = {"toxiproxy": self.toxiproxy, "echo": self.echo}
-        upstream = {"client-echo": f"127.0.0.1:{ports['echo']}"}
-        self.links = {"client-echo": ProxiedLink("client-echo", ("echo",), self.toxiproxy.url, upstream)}
-
-    def running(self) -> list[LocalProcess]:
-        return [each for each in self.components.values() if each.find() is not None]
-
-    def memory_bytes(self) -> dict[str, int]:
-        return {}
-
-    def plugin_versions(self) -> dict[str, str]:
-        return {}
 
 
 @pytest.fixture(scope="module")
 def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linked]:
     stack = Linked(tmp_path_factory.mktemp("linked"))
-    for component in stack.components.values():
-        component.start()
-    try:
-        for component in stack.components.values():
-            component.await_ready()
+    with started(stack):
         yield stack
-    finally:
-        for component in stack.components.values():
-            component.kill()
 
 
 @pytest.fixture

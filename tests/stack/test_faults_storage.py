@@ -19,72 +19,39 @@ import pytest
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
+from tests.stack.small_servers import LinkedStack, started
 
 from cdcpipe.errors import FaultError, StackError, UsageError
 from cdcpipe.faults import Journal, S3Error, S3LostAnswer, S3SlowDown, S3Timeout, heal
 from cdcpipe.faults.storage import StorageFault
-from cdcpipe.settings import load_settings
-from cdcpipe.stack.artefacts import Store
-from cdcpipe.stack.artefacts.golang import built
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.endpoints import S3Endpoint, Secret
-from cdcpipe.stack.local.links import ProxiedLink, Toxiproxy
-from cdcpipe.stack.local.process import LocalProcess
 from cdcpipe.stack.local.s3 import SeaweedS3
 from cdcpipe.stack.local.state import claim_ports
 
 _PARTS = ("master", "volume", "filer", "s3")
 
 
-class Storage:
+class Storage(LinkedStack):
     """An S3 server and a client's link to it."""
-
-    settings: Any = None
 
     def __init__(self, folder: Path) -> None:
         names = [*_PARTS, *(f"{part}-grpc" for part in _PARTS)]
         ports = self.ports = claim_ports(("api", "link", *names), {}, {})
-        self.folder = folder
         self.direct = S3Endpoint(f"http://127.0.0.1:{ports['s3']}", "us-east-1", "lake", "key", Secret("secret"))
         self.linked = replace(self.direct, url=f"http://127.0.0.1:{ports['link']}")
-        self.endpoints: Any = None
         admin = replace(self.direct, access_key_id="admin", secret_access_key=Secret("admin-secret"))
-        log = folder / "log"
-        s3 = SeaweedS3(folder / "s3", log, ports=[ports[name] for name in names], admin=admin, pipeline=self.direct)
-        toxiproxy = Toxiproxy(
-            built(Store(load_settings().cache), "toxiproxy"),
-            "2",
-            folder / "toxiproxy",
-            log,
-            port=ports["api"],
-            proxies={"connect-s3": (ports["link"], ports["s3"])},
+        s3 = SeaweedS3(
+            folder / "s3", folder / "log", ports=[ports[name] for name in names], admin=admin, pipeline=self.direct
         )
-        self.components: dict[str, LocalProcess] = {"toxiproxy": toxiproxy, "s3": s3}
-        upstream = {"connect-s3": f"127.0.0.1:{ports['s3']}"}
-        self.links = {"connect-s3": ProxiedLink("connect-s3", ("s3",), toxiproxy.url, upstream)}
-
-    def running(self) -> list[LocalProcess]:
-        return [each for each in self.components.values() if each.find() is not None]
-
-    def memory_bytes(self) -> dict[str, int]:
-        return {}
-
-    def plugin_versions(self) -> dict[str, str]:
-        return {}
+        super().__init__(folder, "connect-s3", s3, server_port=ports["s3"], port=ports["link"], api_port=ports["api"])
 
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     stack = Storage(tmp_path_factory.mktemp("storage"))
-    for component in stack.components.values():
-        component.start()
-    try:
-        for component in stack.components.values():
-            component.await_ready()
+    with started(stack):
         yield stack
-    finally:
-        for component in stack.components.values():
-            component.kill()
 
 
 @pytest.fixture

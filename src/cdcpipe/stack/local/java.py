@@ -154,6 +154,12 @@ class JavaProcess(LocalProcess):
     def _learnt(self) -> Path:
         return (self.folder / "learnt.aot").resolve()
 
+    def discard(self) -> None:
+        if self._cache.exists():
+            self.kill()
+        else:
+            self.stop()  # what it learnt is for all stacks
+
     def stop(self, *, timeout_seconds: float = 30.0) -> None:
         learning = self.find() is not None and not self._cache.exists()
         super().stop(timeout_seconds=timeout_seconds + 90 if learning else timeout_seconds)

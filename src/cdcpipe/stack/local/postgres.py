@@ -227,6 +227,9 @@ class Postgres(LocalProcess):
             return Readiness(False, str(error).strip().splitlines()[-1])
         return Readiness(True)
 
+    def discard(self) -> None:
+        self.stop()  # a postmaster that is killed leaves its shared memory behind
+
     def purge(self) -> None:
         """Remove the data. The server must be stopped."""
         shutil.rmtree(self.data, ignore_errors=True)

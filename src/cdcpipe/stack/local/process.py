@@ -209,6 +209,10 @@ class LocalProcess:
                 self.kill()
         self._reap()
 
+    def discard(self) -> None:
+        """End it when its data goes, too: there is nothing to put in order."""
+        self.kill()
+
     def kill(self) -> None:
         own = self._own_processes()
         for process in own:

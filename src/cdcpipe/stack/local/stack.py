@@ -209,7 +209,7 @@ class LocalStack:
                 self._stop_watchers()
                 for spare in self.spares.values():
                     spare.stop()
-                self._stop(list(self.components.values()))
+                self._stop(list(self.components.values()), discard=purge)
             if purge:
                 self._purge()
         if purge:
@@ -452,17 +452,21 @@ class LocalStack:
         deploy_connectors(self.pipeline_endpoints, self.pipeline_settings, secrets)
         await_flow(self.endpoints, archive=await_archive)
 
-    def _stop(self, components: list[LocalProcess]) -> None:
+    def _stop(self, components: list[LocalProcess], *, discard: bool = False) -> None:
         """End them in the reverse of the order of `components`, so that nobody loses a server that it still needs."""
+
+        def end(component: LocalProcess) -> None:
+            component.discard() if discard else component.stop()
+
         order = {name: index for index, name in enumerate(self.components)}
         brokers = []
         for component in sorted(components, key=lambda item: -order[item.name]):
             if component.name.startswith("kafka-"):
                 brokers.append(component)  # all at once: the last of a quorum can't shut down in order alone
             elif component.name not in ("postgres", "toxiproxy"):
-                component.stop()
+                end(component)
         with ThreadPoolExecutor(max(1, len(brokers))) as pool:
-            list(pool.map(lambda broker: broker.stop(), brokers))
+            list(pool.map(end, brokers))
         for component in components:
             if component.name in ("postgres", "toxiproxy"):
-                component.stop()
+                end(component)
