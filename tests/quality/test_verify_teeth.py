@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.quality.damage import DAMAGES, Impossible
+from tests.quality.damage.handoff import row_that_the_snapshot_read_too_late, snapshot_row_older_than_the_stream
 from tests.quality.histories import History, history
 
 from cdcpipe.verify import Level, Verdict, events
@@ -97,3 +98,14 @@ def test_no_level_allows_a_loss(number: int) -> None:
     made, wanted = damaged(number, DAMAGES["lost-change"][0])
     for level in Level:
         assert set(events(*made.evidence(), level=level, figures=False).anomalies) == wanted
+
+
+@pytest.mark.slow
+@drawn(5)
+@given(number=st.integers(0, 1_000_000))
+def test_a_row_that_a_declared_snapshot_reads_late_is_no_overlap(number: int) -> None:
+    """One that was interrupted and begins anew reads so (Debezium 3.7.0): all that it read is streamed again."""
+    made, _ = damaged(number, row_that_the_snapshot_read_too_late)
+    assert events(*made.evidence(), figures=False, resnapshots=True).verdict is Verdict.PASS
+    lost, wanted = damaged(number, snapshot_row_older_than_the_stream)
+    assert set(events(*lost.evidence(), figures=False, resnapshots=True).anomalies) == wanted

@@ -179,7 +179,7 @@ _BY_DATA: Mapping[str, Scenario] = {
     ),
     "snapshot_interrupted": Scenario(
         "The worker is killed in the middle of a snapshot, which begins anew (D14): no row is missing or altered; rows "
-        "that are read twice are told apart as snapshot reads.",
+        "that are read twice, or later than the snapshot's position, are told apart: all of it is streamed again.",
         [Place(_on("kill", "connect"), 0.3, measure="logged"), Place(_on("kill", "connect"), after=6)],
         seconds=45,
         values={"load": "copy", "rate": 1000, "snapshot": 400_000, "resnapshots": True},

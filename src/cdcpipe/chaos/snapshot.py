@@ -11,7 +11,7 @@ from cdcpipe.chaos.loads import BulkLoad
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import PostgresError
 from cdcpipe.stack.component import wait_until
-from cdcpipe.stack.endpoints import SOURCE
+from cdcpipe.stack.deploy import forget_offsets
 from cdcpipe.stack.local.connect import ConnectWorker
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.stack.pipeline import SecretPlaces, source
@@ -24,12 +24,7 @@ _BATCH = 20_000
 def remove_source(stack: LocalStack) -> None:
     """Delete the source connector, its offsets and its slot."""
     endpoints, slot = stack.endpoints, stack.settings.slot
-    with ConnectClient(endpoints.connect_url, timeout_seconds=60) as client:
-        client.stop(SOURCE)
-        client.wait_until_stopped(SOURCE)
-        client.reset_offsets(SOURCE)
-        client.delete(SOURCE)
-        client.wait_until_gone(SOURCE)
+    forget_offsets(endpoints, stack.settings)
     with psycopg.connect(endpoints.postgres.conninfo("witness"), autocommit=True) as connection:
 
         def dropped() -> bool:

@@ -268,7 +268,10 @@ class ConnectClient:
         return _message(self._request("PATCH", f"{_path(name)}/offsets", body=body))
 
     def reset_offsets(self, name: str) -> str:
-        """Forget all stored offsets of a STOPPED connector; gives Connect's answer."""
+        """Forget all stored offsets of a STOPPED connector; gives Connect's answer.
+
+        Connect 4.3 answers 500 for an exactly-once source with `offsets.storage.topic`: see `stack.deploy`.
+        """
         self._demand_stopped(name, "reset")
         return _message(self._request("DELETE", f"{_path(name)}/offsets"))
 

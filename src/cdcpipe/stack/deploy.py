@@ -23,7 +23,7 @@ from cdcpipe.stack.pipeline import (
     topic_for_changes,
 )
 
-__all__ = ["await_flow", "deploy_connectors", "ensure_topics", "probe", "set_compatibility"]
+__all__ = ["await_flow", "deploy_connectors", "ensure_topics", "forget_offsets", "probe", "set_compatibility"]
 
 
 def ensure_topics(endpoints: Endpoints, settings: PipelineSettings, tables: tuple[str, ...] = ()) -> None:
@@ -82,6 +82,33 @@ def deploy_connectors(
                 client.restart(name, only_failed=True)
         for name in (SOURCE, SINK):
             client.wait_until_running(name, timeout_seconds=timeout_seconds)
+
+
+def forget_offsets(endpoints: Endpoints, settings: PipelineSettings) -> None:
+    """Stop the source and take its offsets away: what is deployed next begins anew. The connector is gone after it.
+
+    Connect 4.3 can't reset the offsets of an exactly-once source that has a topic of its own for them: it writes the
+    worker's topic first, and then to its own in a transaction that it has ended by then (IllegalStateException, 500).
+    So the connector loses its topic first, and the topic is made anew. Raises `ConnectError`, `KafkaError`.
+    """
+    with ConnectClient(endpoints.connect_url, timeout_seconds=60) as client:
+        client.stop(SOURCE)
+        client.wait_until_stopped(SOURCE)
+        config = client.config(SOURCE)
+        own = config.pop("offsets.storage.topic", None)
+        if own is not None:
+            client.deploy(config)
+        client.reset_offsets(SOURCE)
+        client.delete(SOURCE)
+        client.wait_until_gone(SOURCE)
+    if own is None:
+        return
+    admin = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
+    try:
+        admin.delete_topics([own], operation_timeout=30)[own].result()
+    except KafkaException as error:
+        raise KafkaError(f"topic `{own}` can't be removed: {error.args[0].str()}") from error
+    ensure_topics(endpoints, settings)
 
 
 def probe(endpoints: Endpoints, name: str = "probe") -> int:

@@ -102,7 +102,7 @@ class Terms:
 
     - `skipped_operations`: the source connector's `skipped.operations`, e.g. `("t",)`.
     - `filtered_tables`: tables that the sink does not archive on purpose.
-    - `resnapshots`: reading tables again (ad hoc snapshots) is on purpose.
+    - `resnapshots`: reading tables again is on purpose: ad hoc snapshots, or one that was interrupted and begins anew.
     - `filed_by`: what the hour of a folder is made of: the record's timestamp, which is never before the commit, or
       the source's commit time itself.
     - `clock_skew_seconds`: how far the clocks of PostgreSQL and Connect may differ.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ibis
 
 from cdcpipe.verify.source import RECORD, pairs, repeats, set_aside, snapshots, streamed, transactions
-from cdcpipe.verify.tables import FINDINGS, LOG, TABLES, Expr, digest_key, digest_record, finding, saved, toast
+from cdcpipe.verify.tables import FINDINGS, LOG, TABLES, WAL, Expr, digest_key, digest_record, finding, saved, toast
 
 __all__ = [
     "chain",
@@ -285,13 +285,43 @@ def _emptied_between(f: Expr) -> Expr:
     return emptied.select(*RECORD).distinct()
 
 
+def _read_late(f: Expr) -> Expr:
+    """First streamed changes whose snapshot row shows what they or a later change of the key made.
+
+    Such a row was read later than the position that its snapshot names: nothing is missing, it is streamed again.
+    """
+    own = f.filter(f["flag"] == "handoff", f["prev_after"].notnull())
+    own = own.select(*RECORD, key_table="table", key_itself="key", image="prev_after", since="at")
+    same = [
+        own["key_table"] == WAL["table"],
+        own["key_itself"] == WAL["key"],
+        own["image"] == WAL["after"],
+        own["since"] <= WAL["commit_lsn"],
+    ]
+    places = {f"late_{name}": name for name in RECORD}
+    return own.semi_join(WAL, same).select(**places).distinct()
+
+
 def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
     """`key-split`, `key-gap`, `handoff-gap`, `handoff-overlap`, `stale-overwrite`, `resurrection`.
 
-    `resnapshots`: reading a table again is declared, so rows that are read again unchanged are no overlap.
+    `resnapshots`: reading a table again is declared, so rows that are read again unchanged are no overlap, nor those
+    that are read later than their snapshot's position, as one does that was interrupted and begins anew.
     """
     f = saved("chain_details", chain_details, has_wal)
     f = f.anti_join(_emptied_between(f), RECORD)
+    read_late = ibis.literal(False)
+    if has_wal:
+        rows = _read_late(f)
+        f = f.left_join(
+            rows,
+            [
+                f["topic"] == rows["late_topic"],
+                f["partition"] == rows["late_partition"],
+                f["offset"] == rows["late_offset"],
+            ],
+        )
+        read_late = f["late_offset"].notnull()
     same = f["after"].identical_to(f["prev_after"])
     seen_before = (ibis.coalesce(f["at"], f["lsn"]) <= f["prev_at"]).fill_null(False)
     read_again = f["flag"] == "reread"
@@ -304,10 +334,10 @@ def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
         (read_again & ~same, "handoff-gap"),
         (read_again, "handoff-overlap"),
         # a streamed change after the snapshot row of the key
-        (seen_before, "handoff-overlap"),
+        (seen_before | read_late, "handoff-overlap"),
         else_="handoff-gap",
     )
-    harmless = (name == "handoff-overlap") & read_again
+    harmless = (name == "handoff-overlap") & (read_again | (read_late & ~seen_before))
     # A change whose commit is after the snapshot may lie before it in the WAL: no overlap, if it continues the row.
     f = f.mutate(name=name, harmless=harmless)
     if resnapshots:
@@ -381,6 +411,14 @@ def snapshot_findings() -> Expr:
     # Without full old rows the WAL may not hold an unchanged TOAST value, so images say nothing.
     other = ~t["gone"] & t["full"] & t["r_offset"].notnull() & ~t["expected_after"].identical_to(t["r_after"])
     t = t.mutate(absent=absent, back=back).filter(absent | back | other)
+    # Read later than the snapshot's position: what it shows is streamed again, and is `chain_findings`' to tell.
+    late_rows = [
+        t["table"] == WAL["table"],
+        t["key"] == WAL["key"],
+        t["r_after"] == WAL["after"],
+        t["commit_lsn"] < WAL["commit_lsn"],
+    ]
+    t = t.anti_join(WAL, late_rows)
     note = ibis.cases(
         (t["absent"], "committed before the snapshot, which lacks it"),
         (t["back"], "deleted before the snapshot, which has it"),

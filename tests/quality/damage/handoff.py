@@ -97,6 +97,24 @@ def row_read_twice_by_the_snapshot(h: History) -> set[str]:
     return {"handoff-overlap"}
 
 
+def read_late(h: History) -> None:
+    """A row that is read later than the snapshot's position: it shows what a streamed change made of it."""
+    rows = []
+    for row in h.log:
+        own = of_key(h, row)
+        if row["op"] == "r" and len(own) > 1 and own[0] is row and row["table"] in ("public.orders", "public.items"):
+            rows += [(row, later) for later in own[1:] if later["op"] == "u" and later["after"] != row["after"]]
+    row, later = pick(h, rows)
+    row["after"] = later["after"]
+    h.lay_out()
+
+
+@damages("handoff-overlap")
+def row_that_the_snapshot_read_too_late(h: History) -> set[str]:
+    read_late(h)
+    return {"handoff-overlap"}
+
+
 @damages("handoff-overlap")
 def change_streamed_that_the_snapshot_had_seen(h: History) -> set[str]:
     if h.snapshot_lsn is None:
