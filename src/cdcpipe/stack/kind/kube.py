@@ -148,6 +148,27 @@ class Kube:
             (ready if is_ready else waiting).append(item.metadata.name)
         return ready, waiting
 
+    def outgoing(self) -> set[str]:
+        """Names of pods that are being deleted or are of another version than their StatefulSet's newest."""
+        # A set that the controller hasn't looked at since it was changed doesn't know its newest version yet.
+        newest = {
+            item.metadata.name: item.status.update_revision
+            if item.status.observed_generation == item.metadata.generation
+            else None
+            for item in self.sets()
+            if hasattr(item.status, "update_revision")
+        }
+        found = set()
+        for pod in self.pods():
+            owner = next(
+                (each.name for each in pod.metadata.owner_references or [] if each.kind == "StatefulSet"), None
+            )
+            revision = (pod.metadata.labels or {}).get("controller-revision-hash")
+            replaced = owner in newest and revision != newest[owner]
+            if replaced or pod.metadata.deletion_timestamp is not None:
+                found.add(pod.metadata.name)
+        return found
+
     # Inside a pod ----------------------------------------------------------------------------------
 
     def exec(self, pod: str, script: str) -> str:

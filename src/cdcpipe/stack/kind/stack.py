@@ -391,8 +391,9 @@ class KindStack:
             if told >= names:
                 return
             late = time.monotonic() - begin > _READY_SECONDS
-            hopeless = [pod for pod in self.kube.pods() if self._hopeless(pod)]
-            if late or hopeless:
+            hopeless = {pod.metadata.name for pod in self.kube.pods() if self._hopeless(pod)}
+            # What an earlier `up` left broken is replaced by this one.
+            if late or (hopeless and hopeless - self.kube.outgoing()):
                 self._fail(sorted(names - told), late)
             time.sleep(0.5)
 
