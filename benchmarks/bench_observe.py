@@ -5,8 +5,9 @@ The observed one has JMX agents in Kafka and Connect, `cdcpipe monitor` with its
 every five seconds, and an Alertmanager. Throughput is events over the time from the load's begin until the log (or the
 archive) has them all: a pipeline that falls behind shows it. A JSON object on stdout; targets are 5 % and 150 MB.
 
-`watchers_memory_mb` is what the processes take that are there for watching alone; `extra_memory_mb` is the difference
-of whole stacks, at their peaks. A JVM gives no part of its heap back that it has touched once, so what it takes depends
+`watchers_memory_mb` is what the processes take that are there for watching alone, `watchers_anonymous_mb` what of it is
+no page of a program or library on disk, which the kernel may drop; `extra_memory_mb` is the difference of whole stacks,
+at their peaks. A JVM gives no part of its heap back that it has touched once, so what it takes depends
 on when it happened to collect: `extra_live_memory_mb` is the same difference with each heap counted as what is in it
 after a collection. A verification, which the monitor makes each five minutes, is a process of its own that comes and
 goes: it is told apart, as `verification_memory_mb`, and on top of the difference, as `extra_with_verification_mb`.
@@ -53,6 +54,7 @@ class Peak:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.memory: dict[str, int] = {}
+        self.anonymous: dict[str, int] = {}
         self.total = 0
 
     def __enter__(self) -> Peak:
@@ -85,9 +87,10 @@ class Peak:
         while not self._stop.wait(1):
             now = self._stack.memory_bytes()
             for process in self._watching():
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error, OSError):
                     name = self._name(process)
                     now[name] = now.get(name, 0) + process.memory_full_info().pss
+                    self.anonymous[name] = max(self.anonymous.get(name, 0), anonymous(process.pid))
             for name, size in now.items():
                 self.memory[name] = max(size, self.memory.get(name, 0))
             self.total = max(self.total, sum(size for name, size in now.items() if name != VERIFICATION))
@@ -97,6 +100,12 @@ class Peak:
         if name in WATCHERS:
             return name
         return "monitor" if self._monitor is not None and process.pid == self._monitor.pid else VERIFICATION
+
+
+def anonymous(pid: int) -> int:
+    """The part of the process's proportional set size that lies in no file."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii") if psutil.pid_exists(pid) else ""
+    return sum(int(size) for size in re.findall(r"^Pss_Anon: +(\d+) kB", text, re.MULTILINE)) * 1024
 
 
 def jcmd(pid: int, command: str) -> str:
@@ -173,6 +182,7 @@ def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> d
         finally:
             stack.down(purge=True)
     watching = {name: size for name, size in peak.memory.items() if name in (*WATCHERS, "monitor")}
+    own = {name: size for name, size in peak.anonymous.items() if name in watching}
     in_log = loaded + settled.seconds.get("source", 0)
     return {
         "observed": observed,
@@ -185,6 +195,7 @@ def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> d
         "peak_memory_mb": round(peak.total / 1e6, 1),
         "live_memory_mb": round((peak.total - sum(touched - live for touched, live in heaps.values())) / 1e6, 1),
         "watchers_memory_mb": round(sum(watching.values()) / 1e6, 1),
+        "watchers_anonymous_mb": round(sum(own.values()) / 1e6, 1),
         "verification_memory_mb": round(peak.memory.get(VERIFICATION, 0) / 1e6, 1),
         "memory_mb": {name: round(size / 1e6, 1) for name, size in peak.memory.items()},
         "heap_touched_mb": {name: round(touched / 1e6, 1) for name, (touched, _) in heaps.items()},
@@ -228,6 +239,7 @@ def main() -> None:
                 "archive_throughput_ratio": ratio("archive_rate"),
                 "cpu_ratio": ratio("cpu_seconds_all"),
                 "watchers_memory_mb": median("watchers_memory_mb", observed=True),
+                "watchers_anonymous_mb": median("watchers_anonymous_mb", observed=True),
                 "extra_memory_mb": extra("peak_memory_mb"),
                 "extra_live_memory_mb": extra("live_memory_mb"),
                 "verification_memory_mb": verification,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 from click.testing import CliRunner
 from tests.quality.damage.delivery import drop_one_record, repeat_a_row_of_an_object
+from tests.quality.damage.handoff import row_that_the_snapshot_read_too_late
 from tests.quality.histories import History, history
+from tests.quality.test_verify_teeth import damaged
 
 from cdcpipe.cli import cli
 from cdcpipe.ledger.store import LedgerWriter, Manifest
@@ -54,6 +56,14 @@ def test_the_level_decides_whether_a_repetition_is_an_anomaly(tmp_path: Path) ->
     run = run_folder(made, tmp_path)
     assert CliRunner().invoke(cli, ["verify", "run", str(run)]).exit_code == 1
     assert CliRunner().invoke(cli, ["verify", "run", str(run), "--level", "at_least_once"]).exit_code == 0
+
+
+def test_a_snapshot_that_is_declared_may_read_a_row_late(tmp_path: Path) -> None:
+    made, _ = damaged(4, row_that_the_snapshot_read_too_late)
+    run = run_folder(made, tmp_path)
+    refused = CliRunner().invoke(cli, ["verify", "run", str(run), "--json"])
+    assert json.loads(refused.stdout)["anomalies"] == ["handoff-overlap"]
+    assert CliRunner().invoke(cli, ["verify", "run", str(run), "--resnapshots"]).exit_code == 0
 
 
 def test_ledgers_without_changes_exit_3(tmp_path: Path) -> None:

@@ -238,11 +238,20 @@ def _watch(once: Callable[[], Report], every: float, times: int | None, *, as_js
 @command.command("run")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @level_option
+@click.option("--resnapshots", is_flag=True, help="Tables were read again on purpose, or a snapshot was interrupted.")
 @output_options
-def run_(run: Path, level: str, as_json: bool, html: Path | None, junit: Path | None, verbose: bool) -> None:
+def run_(
+    run: Path,
+    level: str,
+    resnapshots: bool,
+    as_json: bool,
+    html: Path | None,
+    junit: Path | None,
+    verbose: bool,
+) -> None:
     """Judge the ledgers of an old run again, by the checks of this release."""
     from cdcpipe import verify
 
-    report = verify.judge_run(run, level=level)
-    again = f"cdcpipe verify run {run} --level {level}"
+    report = verify.judge_run(run, level=level, resnapshots=resnapshots)
+    again = f"cdcpipe verify run {run} --level {level}{' --resnapshots' if resnapshots else ''}"
     finish(report, as_json=as_json, html=html, junit=junit, verbose=verbose, again=again)
