@@ -98,10 +98,12 @@ class ArchiveReader:
         self._metadata: dict[str, tuple[str, dict[str, Any]]] = {}  # topic -> its location, and what lies there
         self._manifests: dict[str, tuple[str, set[str]]] = {}  # topic -> location, and the manifests that were read
         self._lock = threading.Lock()
+        self._closed = False
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Who asks after that is refused: one that is opened again would stay open."""
         with self._lock:
+            self._closed = True
             self._objects.close()
             self._drop()
 
@@ -167,6 +169,8 @@ class ArchiveReader:
         return location, metadata
 
     def _location(self, topic: str) -> str | None:
+        if self._closed:
+            raise StorageError("the archive's reader was closed")
         namespace, _, table = topic.rpartition(".")
         try:
             if self._connection is None:
