@@ -207,9 +207,7 @@ def test_the_operator_of_a_chaos_run_restarts_what_failed_and_tells_why(
             wait_until(lambda: _failed(connect), what="it failed again", timeout_seconds=60, error=ConnectUnavailable)
         (told,) = operator.interventions
         assert NAME in told
-        assert (
-            "Cannot find constructor for interface org.apache.iceberg.catalog.Catalog" in told
-        )
+        assert "Cannot find constructor for interface org.apache.iceberg.catalog.Catalog" in told
     finally:
         connect.delete(NAME)
         connect.wait_until_gone(NAME)
