@@ -104,7 +104,7 @@ class Peak:
 
 def anonymous(pid: int) -> int:
     """The part of the process's proportional set size that lies in no file."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii") if psutil.pid_exists(pid) else ""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     return sum(int(size) for size in re.findall(r"^Pss_Anon: +(\d+) kB", text, re.MULTILINE)) * 1024
 
 

@@ -285,21 +285,19 @@ def _emptied_between(f: Expr) -> Expr:
     return emptied.select(*RECORD).distinct()
 
 
+def _made(t: Expr, image: str) -> list[Expr]:
+    """Joins rows to the changes of the WAL that gave their key the state `image`."""
+    return [t["table"] == WAL["table"], t["key"] == WAL["key"], t[image] == WAL["after"]]
+
+
 def _read_late(f: Expr) -> Expr:
     """First streamed changes whose snapshot row shows what they or a later change of the key made.
 
     Such a row was read later than the position that its snapshot names: nothing is missing, it is streamed again.
     """
     own = f.filter(f["flag"] == "handoff", f["prev_after"].notnull())
-    own = own.select(*RECORD, key_table="table", key_itself="key", image="prev_after", since="at")
-    same = [
-        own["key_table"] == WAL["table"],
-        own["key_itself"] == WAL["key"],
-        own["image"] == WAL["after"],
-        own["since"] <= WAL["commit_lsn"],
-    ]
-    places = {f"late_{name}": name for name in RECORD}
-    return own.semi_join(WAL, same).select(**places).distinct()
+    own = own.semi_join(WAL, [*_made(own, "prev_after"), own["at"] <= WAL["commit_lsn"]])
+    return own.select(**{f"late_{name}": name for name in RECORD}).distinct()
 
 
 def chain_findings(has_wal: bool, resnapshots: bool) -> Expr:
@@ -412,13 +410,7 @@ def snapshot_findings() -> Expr:
     other = ~t["gone"] & t["full"] & t["r_offset"].notnull() & ~t["expected_after"].identical_to(t["r_after"])
     t = t.mutate(absent=absent, back=back).filter(absent | back | other)
     # Read later than the snapshot's position: what it shows is streamed again, and is `chain_findings`' to tell.
-    late_rows = [
-        t["table"] == WAL["table"],
-        t["key"] == WAL["key"],
-        t["r_after"] == WAL["after"],
-        t["commit_lsn"] < WAL["commit_lsn"],
-    ]
-    t = t.anti_join(WAL, late_rows)
+    t = t.anti_join(WAL, [*_made(t, "r_after"), t["commit_lsn"] < WAL["commit_lsn"]])
     note = ibis.cases(
         (t["absent"], "committed before the snapshot, which lacks it"),
         (t["back"], "deleted before the snapshot, which has it"),
