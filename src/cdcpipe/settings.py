@@ -135,10 +135,10 @@ class ContainerSettings(_Table):
     """
 
     postgres: str = "postgres:18"
-    kafka: str = "apache/kafka:4.3.1"
+    kafka: str = "apache/kafka:4.2.2"
     registry: str = "apicurio/apicurio-registry:3.3.3"
     s3: str = "chrislusf/seaweedfs:4.48"
-    connect: str = "apache/kafka:4.3.1"
+    connect: str = "apache/kafka:4.2.2"
     start_seconds: Annotated[float, Field(gt=0)] = 120
     """How long one container may take until it is ready."""
 

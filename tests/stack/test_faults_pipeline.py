@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import ConnectError, ConnectUnavailable, StackError, UsageError
@@ -22,6 +23,7 @@ from cdcpipe.faults import (
     DiskFull,
     Failover,
     Fault,
+    ForeignMember,
     HalfOpen,
     Journal,
     Kill,
@@ -202,6 +204,23 @@ def test_roles_are_resolved_by_the_brokers_themselves(proxied: LocalStack) -> No
         assert resolve_target(proxied, role) == ["kafka-1"]
     with pytest.raises(UsageError, match="no partition 99"):
         resolve_target(proxied, f"leader of {topic} 99")
+
+
+def test_a_stranger_joins_the_coordinators_group_and_is_gone_again(proxied: LocalStack, journal: Journal) -> None:
+    fault = ForeignMember(times=2, stay_seconds=1, pause_seconds=1)
+    record = run_fault(fault, proxied, journal)
+    assert record.error is None, record
+    # It comes last, so the only partition of the control topic stays where it is; both times it was told so.
+    assert record.trace == {"partitions_1": 0, "partitions_2": 0}
+    admin = AdminClient({"bootstrap.servers": proxied.endpoints.bootstrap_servers, "log_level": 0})
+
+    def members() -> list[str]:
+        found = admin.describe_consumer_groups([fault.group], request_timeout=10)[fault.group].result().members
+        return [member.client_id for member in found]
+
+    wait_until(lambda: len(members()) == 1, what="the coordinator alone", timeout_seconds=30, error=StackError)
+    assert "fault" not in members()[0]
+    assert _flows(proxied, archive=True)
 
 
 def test_a_killed_worker_is_back_and_the_record_says_when(proxied: LocalStack, journal: Journal) -> None:

@@ -1,8 +1,7 @@
 """The alerts about the flow, each fired in a real Prometheus by the thing that it is for, and told to a webhook.
 
-One pipeline, one after the other: an archive that is locked, a source that was paused, a slot that lost its WAL. The
-last can't be repaired, so it stays the last. Anomalies are told for ten minutes, so only the first finds a healthy
-pipeline.
+One pipeline, one after the other: an archive that is locked, a source that was paused, a slot that lost its WAL.
+Anomalies are told for ten minutes, so only the first finds a healthy pipeline.
 """
 
 from __future__ import annotations
@@ -15,10 +14,13 @@ import psycopg
 import pytest
 from tests.stack.observing import NEEDS_PROMETHEUS, Observed, observing
 
+from cdcpipe.chaos.snapshot import deploy_source, remove_source
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.stack.deploy import await_flow
 from cdcpipe.stack.endpoints import SINK, SOURCE
 from cdcpipe.stack.local.postgres import Postgres
+from cdcpipe.verify import Verdict
+from cdcpipe.verify.live import state
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), *NEEDS_PROMETHEUS]
 
@@ -72,7 +74,7 @@ def test_an_archive_that_stands_still_behind_a_running_connector_is_a_false_gree
         assert not [alert for alert, _ in observed.hook.firing(begun) if alert in ("ComponentDown", "TaskFailed")]
     back = time.monotonic()
     await_flow(observed.stack.endpoints, archive=True, timeout_seconds=300)
-    await_status(observed, "resolved", back, 120, "LagTooHigh")
+    await_status(observed, "resolved", back, 120, "LagTooHigh", "FalseGreen")
 
 
 def test_a_source_that_was_paused_is_late_slow_and_pins_wal_until_it_goes_on(observed: Observed) -> None:
@@ -97,8 +99,8 @@ def test_a_source_that_was_paused_is_late_slow_and_pins_wal_until_it_goes_on(obs
     await_status(observed, "resolved", back, 180, *alerts)
 
 
-def test_a_slot_that_lost_its_wal_is_told(observed: Observed) -> None:
-    """`max_slot_wal_keep_size`, a paused source, and more WAL than that."""
+def test_a_slot_that_lost_its_wal_is_told_and_the_runbook_resolves_it(observed: Observed) -> None:
+    """`max_slot_wal_keep_size`, a paused source, and more WAL than that; then what SlotLost's page says to do."""
     await_flow(observed.stack.endpoints, archive=True)
     begun = time.monotonic()
     with ConnectClient(observed.stack.endpoints.connect_url, timeout_seconds=60) as client:
@@ -115,3 +117,13 @@ def test_a_slot_that_lost_its_wal_is_told(observed: Observed) -> None:
             ).fetchone()
         assert lost == ("lost",)
         await_status(observed, "firing", begun, 60, "SlotLost", "AnomalyFound")
+    with superuser(observed, "postgres") as connection:
+        connection.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        connection.execute("SELECT pg_reload_conf()")
+    back = time.monotonic()
+    remove_source(observed.stack)
+    deploy_source(observed.stack)
+    await_flow(observed.stack.endpoints, archive=True)
+    await_status(observed, "resolved", back, 120, "SlotLost")
+    report = state(observed.stack.endpoints)
+    assert report.verdict is Verdict.PASS, report

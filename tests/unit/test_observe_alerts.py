@@ -114,11 +114,11 @@ CASES = [
     ),
     Case(
         "FalseGreen",
-        {'cdcpipe_anomalies_total{anomaly="false-green"}': "0x5 1x30"},
-        "20s",
-        {"anomaly": "false-green"},
+        {"cdcpipe_false_green": "0 1x9"},
+        "2s",
+        {},
         "Connect says RUNNING while the pipeline stands still or its slot is lost",
-        {'cdcpipe_anomalies_total{anomaly="false-green"}': "3x40"},
+        {"cdcpipe_false_green": "0x9", 'cdcpipe_anomalies_total{anomaly="false-green"}': "0x4 3x5"},
     ),
     Case(
         "LagTooHigh",

@@ -164,6 +164,11 @@ class TestEachAnomalyIsSeenUnderItsName:
         failing = [replace(each, connectors={"sink": "FAILED"}) for each in standing]
         assert failed(samples[: n + 1] + failing) == {"stuck"}
         assert failed(samples[: n + 1] + standing) == {"stuck", "false-green"}
+        watch = Watch(bounds=BOUNDS).feed_all(samples[: n + 1] + standing)
+        assert watch.is_false_green
+        last = standing[-1]
+        watch.feed(replace(last, at=last.at + 1, group_offsets=last.end_offsets))
+        assert not watch.is_false_green  # what it was once is told by its result
 
     def test_source_that_stands_and_says_running(self, seed: int) -> None:
         samples, n = self.at(seed)

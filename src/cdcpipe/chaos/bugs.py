@@ -143,12 +143,20 @@ BUGS: Final[Mapping[str, Bug]] = {
         what="an Iceberg sink that may keep two coordinators after a rebalance",
         expects=("duplicate-row", "lost-change@sink", "offset-hole", "stuck", "offset-regression", "zombie-writer"),
         versions={"iceberg": "1.10.1"},  # 1.10.0 is not whole on Maven Central
+        sink={"tasks.max": "3"},
     ),
     "iceberg-1.11": Bug(
         mode="I1, I2, I3",
         what="an Iceberg sink whose stale coordinator may commit files twice, or rewind its offsets",
         expects=("duplicate-row", "lost-change@sink", "offset-hole", "stuck", "offset-regression", "zombie-writer"),
         versions={"iceberg": "1.11.0"},
+        sink={"tasks.max": "3"},
+    ),
+    "three-sink-tasks": Bug(
+        mode="I2, I3",
+        what="no bug: as many tasks of the sink that is shipped, which must pass",
+        expects=(),
+        sink={"tasks.max": "3"},
     ),
 }
 """Name -> bug."""

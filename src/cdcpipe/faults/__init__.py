@@ -27,7 +27,7 @@ from cdcpipe.faults.postgres import (
     WalsenderTerminated,
 )
 from cdcpipe.faults.process import Kill, Pause, Restart, RestartStorm, RollingRestart, Stop
-from cdcpipe.faults.rebalance import Rebalance
+from cdcpipe.faults.rebalance import ForeignMember, Rebalance
 from cdcpipe.faults.storage import S3Error, S3LostAnswer, S3SlowDown, S3Timeout
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Failover",
     "Fault",
     "FaultRecord",
+    "ForeignMember",
     "HalfOpen",
     "Journal",
     "Kill",

@@ -1,4 +1,6 @@
-"""Rebalances: a second worker joins Connect's group and leaves it again, and tasks move between them."""
+"""Rebalances: a second worker joins Connect's group and leaves it again, and tasks move between them; a member that
+nobody knows joins a consumer group.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+from confluent_kafka import Consumer, KafkaException
+
 from cdcpipe.connect.rest import ConnectClient
-from cdcpipe.errors import ConnectError
+from cdcpipe.errors import ConnectError, FaultError, KafkaError, UsageError
 from cdcpipe.faults.fault import Fault, Trace, register
 from cdcpipe.stack.component import Component, ComponentState
 from cdcpipe.stack.endpoints import SINK, SOURCE
+from cdcpipe.stack.pipeline import control_topic
 from cdcpipe.stack.stack import Stack
 
-__all__ = ["Rebalance"]
+__all__ = ["ForeignMember", "Rebalance"]
 
 
 @runtime_checkable
@@ -82,6 +87,78 @@ class Rebalance(Fault):
             return f"`{self.worker}` still runs"
         owners = _owners(stack)
         return None if len(owners) == 1 else f"tasks are with {len(owners)} workers, or not all of them run"
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class ForeignMember(Fault):
+    """A consumer that is none of the pipeline's joins a group and leaves it after `stay_seconds`, `times` times in all:
+    the others give their partitions back and begin again at the committed offsets, once when it comes and once when it
+    goes. It commits nothing. A coordinator of Iceberg's sink that was replaced and lives on does that to its successor
+    (apache/iceberg#16016, #13763).
+
+    `group`: the sink's coordinator by default. `topic`: what it subscribes to, the control topic by default.
+    """
+
+    kind: ClassVar[str] = "foreign-member"
+    provokes: ClassVar[tuple[str, ...]] = ("K2", "I1", "I2", "I3")
+    effect_seconds_max: ClassVar[float] = 60.0
+
+    group: str = f"connect-{SINK}-coord"
+    topic: str | None = None
+    times: int = 1
+    stay_seconds: float = 2.0
+    pause_seconds: float = 3.0
+
+    def check(self) -> None:
+        if not (self.group and self.times):
+            raise UsageError(f"`{self.kind}`: group must have a name, and times be at least 1")
+
+    @property
+    def target(self) -> str:
+        return f"group {self.group}"
+
+    def supports(self, stack: Stack) -> str | None:
+        return None
+
+    def inject(self, stack: Stack, trace: Trace) -> None:
+        topic = self.topic or control_topic(stack.endpoints.topic_prefix)
+        for number in range(self.times):
+            if number:
+                time.sleep(self.pause_seconds)  # the others have the group for themselves, as asked
+            trace[f"partitions_{number + 1}"] = self._visit(stack.endpoints.bootstrap_servers, topic)
+
+    def _visit(self, bootstrap_servers: str, topic: str) -> int:
+        """Join, stay, leave; how many partitions it was given."""
+        given: list[int] = []
+        consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": self.group,
+                "client.id": "zz-cdcpipe-fault",  # the last in the group's order, which gets a partition last
+                "enable.auto.commit": False,
+                "session.timeout.ms": 10_000,
+                "log_level": 0,
+            }
+        )
+        try:
+            consumer.subscribe([topic], on_assign=lambda _, partitions: given.append(len(partitions)))
+            deadline = time.monotonic() + self.effect_seconds_max
+            while not given:
+                if time.monotonic() > deadline:
+                    raise FaultError(f"group `{self.group}` took no new member in {self.effect_seconds_max:g} s")
+                consumer.poll(0.1)
+            leaves = time.monotonic() + self.stay_seconds
+            while (left := leaves - time.monotonic()) > 0:
+                consumer.poll(min(0.1, left))
+        except KafkaException as error:
+            raise KafkaError(f"group `{self.group}` can't be joined: {error.args[0].str()}") from error
+        finally:
+            consumer.close()
+        return given[0]
+
+    def recover(self, stack: Stack, trace: Trace) -> None:
+        """It has left; that of a process that was killed is thrown out when its session ends."""
 
 
 def _worker(stack: Stack, name: str) -> Component:

@@ -78,6 +78,12 @@ METRICS: Final[tuple[Metric, ...]] = (
         "connector",
         "1 while a task of the connector is FAILED because the registry refused its schema.",
     ),
+    _gauge(
+        "pipeline",
+        "false_green",
+        "",
+        "1 while Connect says RUNNING for everything and the pipeline stands still, or its slot is gone or invalid.",
+    ),
     # Throughput.
     _counter(
         "postgres, kafka, archive",

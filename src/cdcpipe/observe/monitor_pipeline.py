@@ -76,6 +76,7 @@ class Pipeline:
         "cdcpipe_connector_state",
         "cdcpipe_task_state",
         "cdcpipe_schema_registration_refused",
+        "cdcpipe_false_green",
         "cdcpipe_lag_bytes",
     )
 
@@ -123,8 +124,9 @@ class Pipeline:
 
     def _tell_connectors(self, states: Mapping[str, str] | None) -> None:
         if states is None:
-            self._exporter.forget(self.OWNS[:3])
+            self._exporter.forget(self.OWNS[:4])
             return
+        self._exporter.set("cdcpipe_false_green", self._watch.is_false_green)
         connectors: dict[tuple[str, ...], float] = {}
         tasks: dict[tuple[str, ...], float] = {}
         failed = set()

@@ -353,6 +353,11 @@ class FalseGreen:
         self._told = True
         return f"every connector and task says RUNNING, while {self.broken}"
 
+    @property
+    def standing(self) -> bool:
+        """Whether it is so right now."""
+        return self._told
+
 
 class Watch:
     """All monitors over one stream of samples."""
@@ -389,6 +394,11 @@ class Watch:
             kept = self._witnesses.setdefault(name, deque(maxlen=self.KEPT))
             kept.append(Witness(sentence, committed_at=sample.wall or datetime.now(UTC)))
         return tuple(shown)
+
+    @property
+    def is_false_green(self) -> bool:
+        """Whether Connect says RUNNING right now, while something is broken for longer than the bound."""
+        return self._green.standing
 
     def _broken(self, sample: Sample, shown: Mapping[str, str]) -> str | None:
         """What is broken now: an anomaly of the past must not keep a pipeline red."""

@@ -103,10 +103,6 @@ class Broker(JavaProcess):
             # How long the controller waits for a broker that was killed before others lead its partitions (9 s, 2 s).
             "broker.session.timeout.ms": "6000",
             "broker.heartbeat.interval.ms": "1000",
-            # Longer than a start takes: until a restarted broker is unfenced its partitions have no leader, and Kafka
-            # (4.3.1) takes those for deleted. A transaction that it aborts then gets no markers, and the next commit of
-            # the same producer commits it after all. A dead task's successor aborts what it left open at once anyway.
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "20000",
             "num.network.threads": "2",
             "num.io.threads": "4",
             "num.replica.fetchers": "1",

@@ -208,7 +208,7 @@ class LocalStack:
             if self.exists:
                 self._stop_watchers()
                 for spare in self.spares.values():
-                    spare.stop()
+                    spare.discard() if purge else spare.stop()
                 self._stop(list(self.components.values()), discard=purge)
             if purge:
                 self._purge()
