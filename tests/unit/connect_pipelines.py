@@ -195,6 +195,7 @@ def facts() -> Facts:
         ),
         brokers=3,
         transaction_version=2,
+        metadata_version=29,
         plugins={DEBEZIUM_POSTGRES: "3.7.0.Final", ICEBERG: "1.12.0", CONFLUENT_S3: "12.2.0"},
         worker_version="4.2.2",
         refusals={"source": {}, "sink": {}},

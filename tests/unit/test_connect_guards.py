@@ -353,6 +353,7 @@ SERVERS = [
     BrokenServer("DBZ-VER-03", _identity(Table("public.orders", "f", True, ()))),
     BrokenServer("ICE-VER-01", _versions(iceberg="1.11.0")),
     BrokenServer("KFK-TXN-01", lambda servers: replace(servers, transaction_version=1)),
+    BrokenServer("KFK-TXN-03", lambda servers: replace(servers, metadata_version=30)),
     BrokenServer("KFK-TXN-02", lambda servers: replace(servers, worker_version="3.9.1")),
     BrokenServer("TOP-PRT-02", _live_topic("shop.dead-letters", partitions="2")),
     BrokenServer("TOP-CTL-01", _live_topic("shop.iceberg-control", partitions="1")),

@@ -169,6 +169,12 @@ def test_every_bundle_that_is_wanted_is_locked_in_that_version() -> None:
     assert all(file.size > 0 and len(file.sha256) == 64 for bundle in load_lock() for file in bundle.files)
 
 
+def test_what_one_version_needs_on_top_is_wanted_for_it_alone() -> None:
+    orc = "org.apache.iceberg:iceberg-orc:1.11.0"
+    assert orc in load_wanted({"iceberg": "1.11.0"})["iceberg"].coordinates
+    assert not any("iceberg-orc" in each for each in load_wanted()["iceberg"].coordinates)
+
+
 def test_kafka_is_of_one_version() -> None:
     kafka = next(bundle for bundle in load_lock() if bundle.name == "kafka")
     versions = {f.coordinate.split(":")[-1] for f in kafka.files if f.coordinate.startswith("org.apache.kafka:")}

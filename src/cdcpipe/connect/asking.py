@@ -191,6 +191,7 @@ def _ask_kafka(pipeline: Pipeline, bootstrap: str, timeout_seconds: float) -> di
         "brokers": len(metadata.brokers),
         "topics": tuple(topics),
         "transaction_version": finalized.get("transaction.version"),
+        "metadata_version": finalized.get("metadata.version"),
     }
 
 

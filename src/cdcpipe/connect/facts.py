@@ -69,6 +69,7 @@ class Facts:
     database: DatabaseFacts | None = None
     brokers: int | None = None
     transaction_version: int | None = None
+    metadata_version: int | None = None
     topics: tuple[Part, ...] = ()
     plugins: Mapping[str, str] = field(default_factory=dict)
     worker_version: str = ""

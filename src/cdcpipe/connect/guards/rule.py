@@ -102,7 +102,19 @@ class Guard:
 
 
 _GUARDS: dict[str, Guard] = {}
-_MODULES = ("source", "values", "worker", "topics", "sinks", "files", "converters", "keys", "secrecy", "servers")
+_MODULES = (
+    "source",
+    "values",
+    "worker",
+    "topics",
+    "sinks",
+    "files",
+    "converters",
+    "keys",
+    "secrecy",
+    "database",
+    "servers",
+)
 
 
 def _add(found: Guard) -> None:

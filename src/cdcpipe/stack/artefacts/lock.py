@@ -125,10 +125,11 @@ def load_wanted(versions: dict[str, str] | None = None) -> dict[str, Wanted]:
     for name, entry in table.items():
         version = versions.get(name, entry["version"])
         archive = entry.get("archive")
+        coordinates = (*entry.get("coordinates", ()), *entry.get("only", {}).get(version, ()))
         wanted[name] = Wanted(
             name=name,
             version=version,
-            coordinates=tuple(text.format(version=version) for text in entry.get("coordinates", ())),
+            coordinates=tuple(text.format(version=version) for text in coordinates),
             archive=archive.format(version=version) if archive else None,
             without=tuple(entry.get("without", ())),
             also=tuple(entry.get("also", ())),
