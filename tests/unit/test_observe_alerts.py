@@ -121,6 +121,14 @@ CASES = [
         {"cdcpipe_false_green": "0x9", 'cdcpipe_anomalies_total{anomaly="false-green"}': "0x4 3x5"},
     ),
     Case(
+        "TransactionHanging",
+        {'kafka_late_transaction_partitions{component="kafka-1"}': "0 14x9"},
+        "2s",
+        {"component": "kafka-1"},
+        "14 partitions of kafka-1 have a transaction that nobody ends",
+        {'kafka_late_transaction_partitions{component="kafka-1"}': "0x9"},
+    ),
+    Case(
         "LagTooHigh",
         {
             'cdcpipe_lag_seconds{hop="commit_to_log", instance="m"}': "90x60",
