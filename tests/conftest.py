@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from cdcpipe.settings import load_settings
 from cdcpipe.stack.endpoints import PostgresEndpoint
 from cdcpipe.stack.local.postgres import Postgres, new_role
 from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.stack.local.state import claim_ports
 
 _numbers = itertools.count(1)
 _TOLD_LINES = 25
@@ -38,19 +38,13 @@ def pytest_runtest_makereport(
     return report
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     """One real PostgreSQL server for the session, without the rest of the pipeline."""
     folder = Path(tempfile.mkdtemp(prefix="cdcpipe-test-", dir="/var/tmp"))
     folder.chmod(0o755)
-    server = Postgres(folder / "postgres", folder / "log", port=_free_port(), admin=new_role("admin"))
+    [port] = claim_ports(("postgres",), {}, {}).values()
+    server = Postgres(folder / "postgres", folder / "log", port=port, admin=new_role("admin"))
     server.start()
     try:
         server.await_ready()

@@ -28,6 +28,7 @@ from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.endpoints import SOURCE, S3Endpoint, Secret
 from cdcpipe.stack.local.s3 import SeaweedS3, s3_client
 from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.stack.local.state import claim_ports
 
 pytestmark = pytest.mark.stack
 
@@ -222,9 +223,7 @@ def endpoint(port: int, name: str) -> S3Endpoint:
 
 @pytest.fixture
 def s3(tmp_path: Path) -> Iterator[SeaweedS3]:
-    from tests.conftest import _free_port
-
-    ports = [_free_port() for _ in range(8)]
+    ports = list(claim_ports(tuple("abcdefgh"), {}, {}).values())
     server = SeaweedS3(
         tmp_path / "s3",
         tmp_path / "log",

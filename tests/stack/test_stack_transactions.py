@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -25,17 +24,11 @@ from cdcpipe.settings import load_settings
 from cdcpipe.stack.artefacts import Store
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.local.kafka import Broker
+from cdcpipe.stack.local.state import claim_ports
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOPIC, PARTITIONS, PRODUCERS, KILLS = "hanging", 30, 16, 6
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 @pytest.fixture
@@ -46,9 +39,10 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     version = os.environ.get("CDCPIPE_TEST_KAFKA")
     bundle = store.select({"kafka": version} if version else None)["kafka"]
     [jars] = store.folders([bundle]).values()
+    client, controller = claim_ports(("client", "controller"), {}, {}).values()
     server = Broker(
         1,
-        {1: free_ports()},
+        {1: (client, controller)},
         jars=jars,
         version=bundle.version,
         folder=tmp_path / "kafka-1",
