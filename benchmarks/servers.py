@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cdcpipe.stack.local.postgres import Postgres, new_role
+from cdcpipe.stack.local.state import claim_ports
 
 
 @contextmanager
@@ -17,9 +17,7 @@ def postgres() -> Iterator[Postgres]:
     """It runs; superuser and owner is role `admin`. What lies in its parent folder goes with it."""
     folder = Path(tempfile.mkdtemp(prefix="cdcpipe-bench-", dir="/var/tmp"))
     folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = claim_ports(("postgres",), {}, {}).values()
     server = Postgres(folder / "postgres", folder / "log", port=port, admin=new_role("admin"))
     server.start()
     try:

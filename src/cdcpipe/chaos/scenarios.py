@@ -100,23 +100,6 @@ _BY_PROCESS: Mapping[str, Scenario] = {
         seconds=140,
         values={"proxied": True},
     ),
-    "coordinator_joined": Scenario(
-        f"A stranger joins the group of the sink's coordinator again and again, while S3 is slow: {_EXACT}.",
-        [
-            Place(
-                {
-                    "kind": "latency",
-                    "link": "connect-s3",
-                    "milliseconds": 800,
-                    "jitter_milliseconds": 700,
-                    "seconds": 60,
-                },
-                0.1,
-            ),
-            Place({"kind": "foreign-member", "times": 12, "stay_seconds": 1, "pause_seconds": 2}, after=3),
-        ],
-        values={"proxied": True},
-    ),
     "broker_kill": Scenario(
         f"The only broker is killed: {_EXACT}.",
         [Place(_on("kill", "kafka-1", 2), 0.2), Place(_on("kill", "kafka-1"), 0.6)],
@@ -241,6 +224,14 @@ _BY_LINK: Mapping[str, Scenario] = {
             Place(_link("s3-lost-answer", "connect-s3", 10, every=2), after=10),
         ],
         seconds=110,
+        values={"proxied": True},
+    ),
+    "coordinator_joined": Scenario(
+        f"A stranger joins the group of the sink's coordinator again and again, while S3 is slow: {_EXACT}.",
+        [
+            Place(_link("latency", "connect-s3", 60, milliseconds=800, jitter_milliseconds=700), 0.1),
+            Place({"kind": "foreign-member", "times": 12, "stay_seconds": 1, "pause_seconds": 2}, after=3),
+        ],
         values={"proxied": True},
     ),
     "smoke": Scenario(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -99,12 +98,14 @@ class Watching:
     def prometheus(self) -> Iterator[Alerts]:
         """A Prometheus with our rules that scrapes the monitor every second. Raises `MachineError` without one."""
         from cdcpipe.observe.alerts import Prometheus, Target
+        from cdcpipe.stack.local.state import claim_ports
 
+        [port] = claim_ports(("prometheus",), {}, {}).values()
         with tempfile.TemporaryDirectory(prefix="cdcpipe-prometheus-", ignore_cleanup_errors=True) as made:
             server = Prometheus(
                 Path(made) / "prometheus",
                 Path(made) / "log",
-                port=_free_port(),
+                port=port,
                 targets=[Target("cdcpipe-monitor", self.url.removeprefix("http://"))],
                 scrape_seconds=1,
                 alertmanager=None,
@@ -152,10 +153,3 @@ class Alerts:
 
 class AlertNotSeen(ServiceError):
     """An alert did not fire, or did not clear, in its time."""
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -207,9 +207,7 @@ class LocalStack:
         with self._exclusive():
             if self.exists:
                 self._stop_watchers()
-                for spare in self.spares.values():
-                    spare.discard() if purge else spare.stop()
-                self._stop(list(self.components.values()), discard=purge)
+                self._stop([*self.components.values(), *self.spares.values()], discard=purge)
             if purge:
                 self._purge()
         if purge:
@@ -453,12 +451,13 @@ class LocalStack:
         await_flow(self.endpoints, archive=await_archive)
 
     def _stop(self, components: list[LocalProcess], *, discard: bool = False) -> None:
-        """End them in the reverse of the order of `components`, so that nobody loses a server that it still needs."""
+        """End them in the reverse of the order in which they start, spares first, so that nobody loses a server that it
+        still needs."""
 
         def end(component: LocalProcess) -> None:
             component.discard() if discard else component.stop()
 
-        order = {name: index for index, name in enumerate(self.components)}
+        order = {name: index for index, name in enumerate([*self.components, *self.spares])}
         brokers = []
         for component in sorted(components, key=lambda item: -order[item.name]):
             if component.name.startswith("kafka-"):
