@@ -29,7 +29,9 @@ from cdcpipe.stack.local.process import processes_below
 from cdcpipe.stack.local.stack import LocalStack
 from cdcpipe.workload import Shop, Workload
 
-__all__ = ["NEEDS_PROMETHEUS", "Observed", "Webhook", "observing"]
+__all__ = ["NEEDS_PROMETHEUS", "TRAIL", "Observed", "Webhook", "observing"]
+
+TRAIL = "trail"
 
 NEEDS_PROMETHEUS = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on PATH (Debian: prometheus)"),
@@ -144,7 +146,7 @@ def observing(**settings_of_monitor: object) -> Iterator[Observed]:
     stack = LocalStack(folder, cache=settings.cache, maven_mirror=settings.maven_mirror)
     lines = folder / "monitor.err"
     given = {"scrape_seconds": 2, "every_seconds": 2, "probe_seconds": 2, "verify_seconds": 20, **settings_of_monitor}
-    environment = {**os.environ, "CDCPIPE_STACK": str(folder)}
+    environment = {**os.environ, "CDCPIPE_STACK": str(folder), "CDCPIPE_AUDIT": str(folder / TRAIL)}
     environment |= {f"CDCPIPE_MONITOR__{name.upper()}": str(value) for name, value in given.items()}
     try:
         stack.up(observed=True, tables=Shop.TABLES)

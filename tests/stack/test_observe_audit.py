@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -137,6 +138,23 @@ def test_what_is_done_to_the_servers_is_in_the_trail_once(
     (path,) = Trail(tmp_path / "trail").segments()
     path.write_text(path.read_text().replace('"pg_authid"', '"nothing"').replace("table pg_authid", "table nothing"))
     assert not verify(tmp_path / "trail", anchors).intact
+
+
+def test_two_that_collect_in_turn_take_each_thing_once(stack: LocalStack, collector: Collector, tmp_path: Path) -> None:
+    other = Collector(Trail(tmp_path / "trail"), Places.of_local(stack))
+    with contextlib.closing(other):
+        for number in range(4):
+            with psycopg.connect(stack.endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
+                connection.execute(f"CREATE TABLE in_turn_{number} (id int)".encode())
+                connection.execute(f"DROP TABLE in_turn_{number}".encode())
+            for each in (collector, other) if number % 2 else (other, collector):
+                assert each.collect().problems == {}
+    applied = [
+        f"{entry.detail['command']} {entry.object}"
+        for entry in Trail(tmp_path / "trail").entries()
+        if entry.action == "ddl.applied" and "in_turn_" in entry.object
+    ]
+    assert applied == [f"{verb} TABLE public.in_turn_{number}" for number in range(4) for verb in ("CREATE", "DROP")]
 
 
 def test_no_credential_is_in_a_log_a_trail_or_a_report(stack: LocalStack, collector: Collector, tmp_path: Path) -> None:
@@ -276,6 +294,33 @@ def test_who_reads_and_writes_objects_is_heard_even_what_came_before_we_listened
     assert not any("around" in fact.object for fact in heard), "if this is seen now, docs/audit.md must say so"
     assert all(abs((datetime.now(UTC) - fact.at).total_seconds()) < 300 for fact in heard)
     assert not (s3.folder / "audit.sock").exists()
+
+
+def test_one_hears_the_access_log_and_the_next_when_it_ends(s3: SeaweedS3, tmp_path: Path, stack: LocalStack) -> None:
+    trail = Trail(tmp_path / "trail")
+    places = Places(stack.endpoints, {}, "", s3.folder / "audit.sock")
+    first, second = Collector(trail, places), Collector(trail, places)
+    client: Any = s3_client(s3.pipeline)
+
+    def heard(key: str) -> bool:
+        return any(entry.object == f"s3://lake/{key}" and entry.times == 1 for entry in trail.entries())
+
+    with contextlib.closing(client), contextlib.closing(second):
+        with contextlib.closing(first):
+            assert first.hear()
+            assert first.hear()
+            assert not second.hear()
+            client.put_object(Bucket="lake", Key="one", Body=b"x")
+            wait_until(lambda: heard("one"), what="the first request", timeout_seconds=20, error=ServiceError)
+        assert second.hear()
+        client.put_object(Bucket="lake", Key="two", Body=b"x")
+        wait_until(lambda: heard("two"), what="the second request", timeout_seconds=20, error=ServiceError)
+        (s3.folder / "audit.sock").unlink()  # as a purge does
+        assert second.hear()
+        client.put_object(Bucket="lake", Key="three", Body=b"x")
+        wait_until(lambda: heard("three"), what="the third request", timeout_seconds=20, error=ServiceError)
+    actions = [entry.action for entry in trail.entries() if entry.action.startswith("access.")]
+    assert actions == ["access.heard", "access.unheard"] * 3
 
 
 def test_nobody_listening_keeps_no_request_waiting(s3: SeaweedS3) -> None:

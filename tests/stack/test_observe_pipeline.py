@@ -15,10 +15,12 @@ from pathlib import Path
 import httpx2
 import psycopg
 import pytest
-from tests.stack.observing import NEEDS_PROMETHEUS, Observed, observing
+from tests.stack.observing import NEEDS_PROMETHEUS, TRAIL, Observed, observing
 
 from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import StackError
+from cdcpipe.observe.audit import Collector, Trail, verify
+from cdcpipe.observe.audit.collect import Places
 from cdcpipe.observe.metrics import catalogue
 from cdcpipe.stack.deploy import await_flow
 from cdcpipe.stack.endpoints import SINK
@@ -44,7 +46,7 @@ pytestmark = [pytest.mark.stack, *NEEDS_PROMETHEUS]
 
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
-    with observing() as seen:
+    with observing(audit=True) as seen:
         yield seen
 
 
@@ -98,6 +100,32 @@ def test_the_metrics_agree_with_what_the_pipeline_did(observed: Observed) -> Non
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: chromium)")
+def test_the_monitor_keeps_the_audit_trail_and_others_may_collect_meanwhile(observed: Observed) -> None:
+    """What is done to PostgreSQL and S3 is in the trail once, though two processes collect into it."""
+    trail = Trail(observed.stack.folder / TRAIL)
+    with contextlib.closing(Collector(trail, Places.of_local(observed.stack))) as other:
+        assert not other.hear(), "the monitor hears the S3 access log"
+        for number in range(5):
+            with psycopg.connect(observed.stack.endpoints.postgres.conninfo("owner"), autocommit=True) as connection:
+                connection.execute(f"CREATE TABLE audited_{number} (id int)".encode())
+                connection.execute(f"DROP TABLE audited_{number}".encode())
+            other.collect()
+
+    def applied() -> list[str]:
+        found = [each for each in trail.entries() if each.action == "ddl.applied"]
+        return [f"{each.detail['command']} {each.object}" for each in found if "audited_" in each.object]
+
+    wanted = [f"{verb} TABLE public.audited_{number}" for number in range(5) for verb in ("CREATE", "DROP")]
+    observed.await_(lambda: applied() == wanted, lambda: f"each once, and not {applied()}")
+    observed.await_(
+        lambda: any(
+            (each.source, each.action, each.actor) == ("s3", "object.written", "pipeline") for each in trail.entries()
+        ),
+        "what the sink writes, in the trail",
+    )
+    assert verify(trail.folder).intact
+
+
 def test_the_page_is_drawn_in_a_browser(observed: Observed, tmp_path: Path) -> None:
     observed.await_healthy()
     browser = [

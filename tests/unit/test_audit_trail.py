@@ -155,6 +155,18 @@ def test_tampering_is_found_at_the_first_entry_that_it_touches(
     assert found.first_break.seq == first.get(tamper.__name__, 10)
 
 
+def test_entries_after_a_number_are_those_however_long_their_lines_are(tmp_path: Path) -> None:
+    trail = Trail(tmp_path / "trail", segment_bytes=1 << 20)
+    for number in range(40):
+        sizes = [10, 200, 90_000 if number % 7 == 3 else 3, 5_000]
+        trail.append(Fact(BEGIN, "postgres", "shop", "asked", "x" * size) for size in sizes * 5)
+    numbers = [entry.seq for entry in trail.entries()]
+    assert len(trail.segments()) > 3
+    assert numbers == list(range(1, 802))
+    for after in (0, 1, 2, 63, 64, 400, 401, 402, 799, 800, 801, 900):
+        assert [entry.seq for entry in trail.entries(after=after)] == numbers[after:]
+
+
 def test_the_more_anchors_the_earlier_a_new_chain_is_found(tmp_path: Path) -> None:
     trail, anchors = filled(tmp_path)
     rewrite(trail, renumbered(lines_of(trail)))
@@ -219,7 +231,7 @@ def test_two_writers_make_one_chain(tmp_path: Path) -> None:
 def test_a_trail_that_cannot_be_read_or_written_says_so(tmp_path: Path) -> None:
     trail, _ = filled(tmp_path)
     rewrite(trail, half_a_line(lines_of(trail)))
-    with pytest.raises(EvidenceError, match="line 10"):
+    with pytest.raises(EvidenceError, match="is no entry"):
         list(trail.entries())
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(MachineError, match="can't be written"):

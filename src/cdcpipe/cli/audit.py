@@ -89,8 +89,12 @@ def collect(stack_folder: Path | None, target: str, follow: bool, seconds: float
     # In the background of a script Ctrl-C is ignored, and a service is ended by SIGTERM: both end it in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(collector), collector.listening():
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(collector):
+        heard = True
         while True:
+            before, heard = heard, collector.hear()
+            if before and not heard:
+                click.echo("the S3 access log is not heard here: the stack has none, or another process does", err=True)
             _collect(collector)
             time.sleep(seconds)
 

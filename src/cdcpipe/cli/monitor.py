@@ -6,14 +6,16 @@ import contextlib
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdcpipe.cli._shared import any_target_option, stack_option
 
 if TYPE_CHECKING:
-    from cdcpipe.settings import MonitorSettings
+    from cdcpipe.observe.audit import Collector
+    from cdcpipe.observe.monitor_local import Names
+    from cdcpipe.settings import MonitorSettings, Settings
     from cdcpipe.stack.stack import Stack
 
 
@@ -23,6 +25,7 @@ Examples:
   cdcpipe up --observed                     every server of the local stack exposes metrics
   cdcpipe monitor                           page and metrics of it, until Ctrl-C
   cdcpipe monitor --with-prometheus         and a Prometheus with our alerts, and an Alertmanager
+  cdcpipe monitor --audit                   and the audit trail of it, the S3 access log too
   cdcpipe monitor --once                    ask once, print the metrics, end
   cdcpipe monitor --target existing --listen 0.0.0.0:9464
   cdcpipe monitor --write deploy/prometheus rules, scrape config and dashboard for your own Prometheus
@@ -36,6 +39,7 @@ As a container's entry point, by environment: CDCPIPE_MONITOR__LISTEN=0.0.0.0:94
 @click.option("--listen", metavar="HOST:PORT", help="Where page and metrics are. Default: the stack's own port.")
 @click.option("--with-prometheus", is_flag=True, help="Run Prometheus and Alertmanager beside the local stack.")
 @click.option("--webhook", metavar="URL", help="With --with-prometheus: where notifications go.")
+@click.option("--audit", is_flag=True, help="Collect the audit trail too, as `cdcpipe audit collect --follow` does.")
 @click.option("--once", is_flag=True, help="Ask every source once, print the metrics, end.")
 @click.option(
     "--write",
@@ -54,6 +58,7 @@ def command(
     listen: str | None,
     with_prometheus: bool,
     webhook: str | None,
+    audit: bool,
     once: bool,
     write: Path | None,
     write_docs: Path | None,
@@ -72,17 +77,26 @@ def command(
     from cdcpipe.stack.targets import open_stack
 
     settings = load_settings(stack=stack_folder)
-    given = {"listen": listen, "webhook_url": webhook}
+    given: dict[str, Any] = {"listen": listen, "webhook_url": webhook, "audit": audit or None}
     monitor = settings.monitor.model_copy(update={key: value for key, value in given.items() if value is not None})
     stack = open_stack(target, settings)
     _ = stack.endpoints  # `StackNotRunning` before anything else
+    names = connector_names(settings, target)
     if once:
-        _once(stack, monitor, connector_names(settings, target))
+        _once(stack, monitor, names)
     else:
-        _watch(stack, monitor, connector_names(settings, target), with_prometheus=with_prometheus)
+        collector = _collector(stack, settings) if monitor.audit else None
+        _watch(stack, monitor, names, collector, with_prometheus=with_prometheus)
 
 
-def _once(stack: Stack, settings: MonitorSettings, names: dict[str, str]) -> None:
+def _collector(stack: Stack, settings: Settings) -> Collector:
+    from cdcpipe.observe.audit import Trail, trail_folder
+    from cdcpipe.observe.audit.collect import Collector, Places
+
+    return Collector(Trail(trail_folder(settings.stack.absolute(), settings.audit)), Places.of(stack))
+
+
+def _once(stack: Stack, settings: MonitorSettings, names: Names) -> None:
     from cdcpipe.errors import StackError
     from cdcpipe.observe.monitor import Monitor
     from cdcpipe.observe.monitor_local import surroundings
@@ -95,7 +109,14 @@ def _once(stack: Stack, settings: MonitorSettings, names: dict[str, str]) -> Non
         click.echo(monitor.exporter.text().decode(), nl=False)
 
 
-def _watch(stack: Stack, settings: MonitorSettings, names: dict[str, str], *, with_prometheus: bool) -> None:
+def _watch(
+    stack: Stack,
+    settings: MonitorSettings,
+    names: Names,
+    audit: Collector | None,
+    *,
+    with_prometheus: bool,
+) -> None:
     from cdcpipe.observe.monitor import Monitor
     from cdcpipe.observe.monitor_local import prometheus_of, surroundings
     from cdcpipe.observe.monitor_log import lean_memory, log_to_stderr
@@ -112,7 +133,7 @@ def _watch(stack: Stack, settings: MonitorSettings, names: dict[str, str], *, wi
             settings = settings.model_copy(
                 update={"prometheus_url": prometheus.url, "alertmanager_url": alertmanager.url}
             )
-        monitor = Monitor(stack, settings, metrics=around.metrics, folders=around.folders, **names)
+        monitor = Monitor(stack, settings, metrics=around.metrics, folders=around.folders, audit=audit, **names)
         opened.enter_context(log_to_stderr(monitor.exporter))
         web = opened.enter_context(WebServer(monitor, around.listen))
         opened.enter_context(monitor)

@@ -36,8 +36,12 @@ class Audited:
 def audited(pipeline: Pipeline, places: Places, table: str, folder: Path, *, timeout_seconds: float = 30) -> Audited:
     """Read and change something at each server, collect the trail into `folder`, and look for it by what and who."""
     trail = Trail(folder)
-    collector = Collector(trail, places)
-    with collector.listening():
+    with contextlib.closing(Collector(trail, places)) as collector:
+        if not collector.hear() and places.s3_socket is not None:
+            raise EvidenceError(
+                "another process hears the S3 access log, so what is done to objects can't be looked for",
+                hint="end `cdcpipe monitor --audit` or `cdcpipe audit collect --follow` while the gate runs",
+            )
         collector.collect()  # what was before isn't ours
         subject = f"audited-{pipeline.token}"
         _do(pipeline, table, subject)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 
@@ -33,7 +33,7 @@ from cdcpipe.observe.monitor_jmx import Jmx
 from cdcpipe.observe.monitor_pipeline import Archive, Kafka, Known, Pipeline, Postgres
 from cdcpipe.observe.monitor_probe import Probe, Track
 from cdcpipe.observe.monitor_services import ServiceChecks, certificate_expiry
-from cdcpipe.observe.monitor_source import Runner, Source
+from cdcpipe.observe.monitor_source import Partial, Runner, Source
 from cdcpipe.observe.monitor_state import STEP_SECONDS, Alert, History, Told, state_of
 from cdcpipe.observe.monitor_verify import verify_state
 from cdcpipe.observe.trust import authorities
@@ -41,6 +41,9 @@ from cdcpipe.settings import MonitorSettings
 from cdcpipe.stack.endpoints import SINK, SOURCE
 from cdcpipe.stack.stack import Stack
 from cdcpipe.verify.progress import Bounds, Watch
+
+if TYPE_CHECKING:
+    from cdcpipe.observe.audit import Collector
 
 __all__ = ["Monitor"]
 
@@ -52,7 +55,8 @@ _SLOW_SECONDS = 15.0  # memory, CPU, JMX: costly to ask, slow to change
 class Monitor:
     """Watches `stack`. `metrics` maps a component to the address of its metrics (only Kafka and Connect matter).
 
-    `folders` are watched for room: name -> path. Starts as a context manager, and ends with the block.
+    `folders` are watched for room: name -> path. With `audit` it collects the audit trail too, and closes the
+    collector in the end. Starts as a context manager, and ends with the block.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Monitor:
         sink: str = SINK,
         metrics: Mapping[str, str] | None = None,
         folders: Mapping[str, Path] | None = None,
+        audit: Collector | None = None,
     ) -> None:
         self.exporter = Exporter()
         self.settings = settings
@@ -71,6 +76,7 @@ class Monitor:
         self._names = (source, sink)
         self._endpoints = stack.endpoints
         self._folders = dict(folders or {})
+        self._audit = audit
         self._known = Known()
         self._jmx = Jmx(self._known, {**(metrics or {}), **settings.metrics}, self._get)
         self._history = History(self.exporter)
@@ -171,6 +177,9 @@ class Monitor:
             owns = ("cdcpipe_component_memory_bytes", "cdcpipe_component_cpu_seconds_total")
             found.append(Source("processes", _SLOW_SECONDS, self._ask_processes, owns))
         found += [self._metrics_source(name) for name in self._checks.components if _has_jmx(name)]
+        if self._audit is not None:
+            audit = self._audit
+            found.append(Source("audit", _SLOW_SECONDS, lambda: _collect(audit), bound_seconds=120, close=audit.close))
         if self.settings.verify_seconds:
             found.append(Source("verify", self.settings.verify_seconds, self._ask_verify, bound_seconds=600))
         if self.settings.prometheus_url:
@@ -307,6 +316,13 @@ class Monitor:
                 self._history.step()
             for runner in self._runners:
                 runner.watch()
+
+
+def _collect(audit: Collector) -> None:
+    audit.hear()
+    problems = audit.collect().problems
+    if problems:
+        raise Partial("; ".join(f"`{source}`: {problem}" for source, problem in problems.items()))
 
 
 def _has_jmx(component: str) -> bool:

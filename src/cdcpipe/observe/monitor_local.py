@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from cdcpipe.errors import UsageError
 from cdcpipe.observe.alerts import Alertmanager, Prometheus, Target
 from cdcpipe.settings import MonitorSettings, Settings
 from cdcpipe.stack.stack import Stack
 
-__all__ = ["DEFAULT_LISTEN", "Surroundings", "connector_names", "prometheus_of", "surroundings"]
+__all__ = ["DEFAULT_LISTEN", "Names", "Surroundings", "connector_names", "prometheus_of", "surroundings"]
 
 DEFAULT_LISTEN = "127.0.0.1:9464"
 
@@ -44,7 +45,14 @@ def surroundings(stack: Stack, settings: MonitorSettings) -> Surroundings:
     return Surroundings(listen, {**metrics, **settings.metrics}, folders, ports, folder)
 
 
-def connector_names(settings: Settings, target: str) -> dict[str, str]:
+class Names(TypedDict, total=False):
+    """Arguments of a `Monitor`."""
+
+    source: str
+    sink: str
+
+
+def connector_names(settings: Settings, target: str) -> Names:
     """`source` and `sink`, where they are called otherwise than ours."""
     if target != "existing" or settings.endpoints is None:
         return {}

@@ -1,6 +1,8 @@
-"""Takes what the servers noted into the trail: each thing once, however often and by whomever it is called.
+"""Takes what the servers noted into the trail: each thing once, however often and by how many processes it is called.
 
-How far a source was read goes into the trail with what was read. `cursors.json` is only a short cut to it.
+How far a source was read goes into the trail with what was read, and a round holds a lock: each process goes on where
+the last one ended. `cursors.json` is only a short cut to it. The S3 access log goes to one listener: who has the
+lock of the socket's folder hears it, the others wait until that one ends.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from cdcpipe.errors import CdcpipeError, StackError
+from filelock import FileLock, Timeout
+
+from cdcpipe.errors import CdcpipeError, StackBusy, StackError
 from cdcpipe.observe.audit import connect, postgres, registry
 from cdcpipe.observe.audit.anchors import PostgresAnchors, Witness
 from cdcpipe.observe.audit.commands import append
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Collected", "Collector", "Places", "coalesced"]
 
 log = logging.getLogger("cdcpipe.observe.audit")
+
+_LOCK_SECONDS: Final = 60.0
 
 Reader = Callable[[Any], tuple[list[Line], Any]]
 """Of a server's log: what came since a cursor, and the cursor after it. None as a cursor: the beginning."""
@@ -132,13 +138,16 @@ class Collected:
 
 
 class Collector:
-    """Collects into `trail`. One process at a time should: two would take a thing twice."""
+    """Collects into `trail`. Several processes may: each round goes on where the last one ended, whoever made it."""
 
     def __init__(self, trail: Trail, places: Places) -> None:
         self._trail = trail
         self._places = places
-        self._cursors = _load_cursors(trail)
+        self._seen, self._cursors = _load_cursors(trail)
         self._witness = Witness(places.endpoints.postgres)
+        self._listener: AccessListener | None = None
+        ears = None if places.s3_socket is None else places.s3_socket.with_suffix(".lock")
+        self._ears = None if ears is None else FileLock(ears, thread_local=False)
         self._parsers: dict[str, Callable[[Iterable[Line]], Iterable[Fact]]] = {
             "postgres": postgres.facts_of_log,
             "connect": connect.facts_of_access_log,
@@ -146,11 +155,24 @@ class Collector:
         }
 
     def close(self) -> None:
-        """End its session in the source database."""
+        """End its session in the source database, and hear the S3 access log no more."""
         self._witness.close()
+        self._unhear()
 
     def collect(self) -> Collected:
-        """Take what is new. A source that can't be read is a problem, and the others are read."""
+        """Take what is new. A source that can't be read is a problem, and the others are read.
+
+        `StackBusy` when another process collects and doesn't come to an end.
+        """
+        self._trail.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._trail.folder / "collecting.lock", timeout=_LOCK_SECONDS):
+                return self._round()
+        except Timeout as error:
+            raise StackBusy(f"another process collects into the audit trail in `{self._trail.folder}`") from error
+
+    def _round(self) -> Collected:
+        self._catch_up()
         entries: list[Entry] = []
         problems: dict[str, str] = {}
         sources: dict[str, Callable[[], tuple[list[Fact], Any]]] = {
@@ -170,20 +192,47 @@ class Collector:
                 self._anchors().write(entries[-1].seq, entries[-1].hash)
         return Collected(tuple(entries), problems)
 
-    @contextlib.contextmanager
-    def listening(self) -> Any:
-        """Take the S3 access log as it comes, until the end of the block. Nothing where the stack is not observed."""
-        path = self._places.s3_socket
-        if path is None:
-            yield
-            return
-        listener = AccessListener(path, lambda facts: self._append(coalesced(facts)))
-        self._append([Fact(datetime.now(UTC), "s3", "cdcpipe", "access.heard", str(path.parent))])
+    def hear(self) -> bool:
+        """Take the S3 access log as it comes, from now until `close`. May be called again: False while another process
+        hears it, and where the stack is not observed."""
+        path, ears = self._places.s3_socket, self._ears
+        if path is None or ears is None:
+            return False
+        if self._listener is not None:
+            if path.exists():
+                return True
+            self._unhear()  # the stack was purged, and perhaps made again
+        if not path.parent.is_dir():
+            return False
         try:
-            yield
-        finally:
-            listener.close()
-            self._append([Fact(datetime.now(UTC), "s3", "cdcpipe", "access.unheard", str(path.parent))])
+            ears.acquire(blocking=False)
+        except Timeout:
+            return False
+        try:
+            self._listener = AccessListener(path, lambda facts: self._append(coalesced(facts)))
+        except BaseException:
+            ears.release()
+            raise
+        self._note_hearing("access.heard")
+        return True
+
+    def _unhear(self) -> None:
+        if self._listener is None or self._ears is None:
+            return
+        self._listener.close()
+        self._listener = None
+        self._note_hearing("access.unheard")
+        self._ears.release()
+
+    def _note_hearing(self, action: str) -> None:
+        assert self._places.s3_socket is not None
+        self._append([Fact(datetime.now(UTC), "s3", "cdcpipe", action, str(self._places.s3_socket.parent))])
+
+    def _catch_up(self) -> None:
+        """Know what others have taken since the last round."""
+        for entry in self._trail.entries(after=self._seen):
+            self._cursors.update(entry.cursor or {})
+            self._seen = entry.seq
 
     def _append(self, facts: Sequence[Fact]) -> None:
         try:
@@ -233,15 +282,13 @@ class Collector:
             staging.replace(self._trail.folder / "cursors.json")
 
 
-def _load_cursors(trail: Trail) -> dict[str, Any]:
+def _load_cursors(trail: Trail) -> tuple[int, dict[str, Any]]:
+    """Up to which entry the cursors are known, and the cursors."""
     try:
         content = json.loads((trail.folder / "cursors.json").read_text(encoding="utf-8"))
-        after, cursors = int(content["seq"]), dict(content["cursors"])
+        return int(content["seq"]), dict(content["cursors"])
     except (OSError, ValueError, KeyError, TypeError):
-        after, cursors = 0, {}
-    for entry in trail.entries(after=after):
-        cursors.update(entry.cursor or {})
-    return cursors
+        return 0, {}
 
 
 def coalesced(facts: Iterable[Fact]) -> list[Fact]:

@@ -37,6 +37,7 @@ Outcome = Literal["ok", "refused", "failed", "begun"]
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 _GENESIS: Final = "0" * 64
 _LOCK_SECONDS: Final = 20.0
+_NEAR_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +159,12 @@ class Trail:
             following = segments[index + 1] if index + 1 < len(segments) else None
             if following is not None and _first_number(following) <= after + 1:
                 continue
-            for number, text in _lines(path):
+            for text in _lines_from(path, _place_after(path, after)):
                 try:
                     entry = Entry.parse(text)
                 except ValueError as error:
                     raise EvidenceError(
-                        f"line {number} of `{path}` is no entry: {error}", hint="`cdcpipe audit verify` says more"
+                        f"a line of `{path}` is no entry: {error}", hint="`cdcpipe audit verify` says which"
                     ) from error
                 if entry.seq > after:
                     yield entry
@@ -326,9 +327,34 @@ def _first_number(path: Path) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("r", encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            yield number, line.rstrip("\n")
+    yield from enumerate(_lines_from(path, 0), 1)
+
+
+def _lines_from(path: Path, place: int) -> Iterator[str]:
+    with path.open("rb") as file:
+        file.seek(place)
+        for line in file:
+            yield line.decode("utf-8", "replace").rstrip("\n")
+
+
+def _place_after(path: Path, after: int) -> int:
+    """Where a line begins, at or before the first entry above `after`: found by halving, as the numbers grow."""
+    low, high = 0, path.stat().st_size if after else 0
+    with path.open("rb") as file:
+        while high - low > _NEAR_BYTES:
+            middle = (low + high) // 2
+            file.seek(middle)
+            file.readline()  # the rest of a line
+            begin, line = file.tell(), file.readline()
+            try:
+                number = Entry.parse(line.decode().rstrip("\n")).seq
+            except ValueError:
+                return low  # no entry, or the end: whoever reads on from here comes upon it
+            if number > after:
+                high = middle
+            else:
+                low = begin
+    return low
 
 
 def _end_of(path: Path, size: int) -> bytes:

@@ -11,10 +11,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cdcpipe.connect.properties import write_properties
+from cdcpipe.errors import StackError
 from cdcpipe.stack.component import Readiness
 from cdcpipe.stack.local.java import JavaProcess, run_java
 
-__all__ = ["Broker", "BrokerLinks", "BrokerPorts", "answers"]
+__all__ = ["Broker", "BrokerLinks", "BrokerPorts", "answers", "check_format"]
+
+_FORMATTED_BY = "formatted-by"
 
 # (client listener, controller listener)
 BrokerPorts = tuple[int, int]
@@ -125,6 +128,7 @@ class Broker(JavaProcess):
                 *("format", "--cluster-id", self._cluster_id, "--config", str(config.resolve()), "--ignore-formatted"),
                 class_path=self._class_path,
             )
+            (self.folder / _FORMATTED_BY).write_text(self.version, encoding="ascii")
 
     def launch(self) -> Sequence[str]:
         return ["-cp", self._class_path, "kafka.Kafka", str((self.folder / "server.properties").resolve())]
@@ -144,6 +148,28 @@ class Broker(JavaProcess):
         if self.node not in metadata.brokers:
             return Readiness(False, f"node {self.node} is not yet in the cluster's metadata")
         return Readiness(True)
+
+
+def check_format(folder: Path, version: str) -> None:
+    """Raises `StackError` when the broker in `folder` holds data of a newer release than `version`.
+
+    A broker that formats its disk fixes the metadata version of its release, and an older release can't read that
+    (https://kafka.apache.org/documentation/#downgrade): it would end with a sentence about some record of its log.
+    """
+    try:
+        formatted_by = (folder / _FORMATTED_BY).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return
+    if _release(version) < _release(formatted_by):
+        raise StackError(
+            f"the data in `{folder}` are of Kafka {formatted_by}, and Kafka {version} can't read them",
+            hint=f"`cdcpipe up --with kafka={formatted_by}` goes on with them; `cdcpipe down --purge` removes them, "
+            "and the rest of the stack",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def answers(port: int) -> bool:

@@ -33,7 +33,7 @@ from cdcpipe.stack.endpoints import CatalogEndpoint, Endpoints, PostgresEndpoint
 from cdcpipe.stack.local.connect import ConnectWorker, make_plugin_folder, plugin_folder_name
 from cdcpipe.stack.local.database import prepare_databases
 from cdcpipe.stack.local.java import JavaProcess, MetricsAgent, java_version
-from cdcpipe.stack.local.kafka import Broker
+from cdcpipe.stack.local.kafka import Broker, check_format
 from cdcpipe.stack.local.links import ProxiedLink, Toxiproxy, Wiring
 from cdcpipe.stack.local.postgres import Postgres
 from cdcpipe.stack.local.process import LocalProcess, processes_below
@@ -273,6 +273,8 @@ class LocalStack:
         plan = Plan.new(wanted) if self._plan is None else self._plan.changed(wanted, running=bool(self.running()))
         # First of all: a stack whose versions can't be had could not even be taken down.
         bundles = self._store.select(dict(plan.versions))
+        for node in range(1, plan.brokers + 1):
+            check_format(self.folder / f"kafka-{node}", bundles["kafka"].version)
         self._plan = plan
         self._plan.save(self.folder / "stack.json")
         for name in ("components", "spares"):
