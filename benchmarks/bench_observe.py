@@ -11,6 +11,8 @@ at their peaks. A JVM gives no part of its heap back that it has touched once, s
 on when it happened to collect: `extra_live_memory_mb` is the same difference with each heap counted as what is in it
 after a collection. A verification, which the monitor makes each five minutes, is a process of its own that comes and
 goes: it is told apart, as `verification_memory_mb`, and on top of the difference, as `extra_with_verification_mb`.
+`extra_by_part_mb` says where the difference is, and `bare_servers_mb` what a Prometheus and an Alertmanager take that
+look at nothing: with the agents in the JVMs, that is what no monitor can save.
 
     python benchmarks/bench_observe.py --rate 10000 --seconds 30 --rounds 2
 """
@@ -31,14 +33,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from cdcpipe.observe.alerts import Alertmanager, Prometheus
 from cdcpipe.settings import load_settings
 from cdcpipe.stack.deploy import await_flow
 from cdcpipe.stack.local.java import JavaProcess, java_executable
 from cdcpipe.stack.local.process import processes_below
 from cdcpipe.stack.local.stack import LocalStack
+from cdcpipe.stack.local.state import claim_ports
 from cdcpipe.verify.settle import settle
 from cdcpipe.workload import Shop, Workload
 
@@ -152,7 +157,35 @@ def monitored(stack: LocalStack, observed: bool) -> Iterator[subprocess.Popen[by
             monitor.wait(60)
 
 
-def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> dict[str, object]:
+def bare_servers() -> dict[str, float]:
+    """Prometheus and Alertmanager with nothing to scrape and nobody to tell: their proportional set size in MB."""
+    found = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="cdcpipe-bench-", dir="/var/tmp") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        home, ports = Path(folder), claim_ports(("prometheus", "alertmanager"), {}, {})
+        servers = (
+            Prometheus(
+                *(home / "prometheus", home / "log"),
+                port=ports["prometheus"],
+                targets=(),
+                scrape_seconds=5,
+                alertmanager=None,
+            ),
+            Alertmanager(home / "alertmanager", home / "log", port=ports["alertmanager"], webhook_url=None),
+        )
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+            server.await_ready(timeout_seconds=60)
+        time.sleep(10)
+        for server in servers:
+            found[server.name] = round(server.memory_bytes() / 1e6, 1)
+    return found
+
+
+def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> dict[str, Any]:
     """One run on a fresh stack."""
     settings = load_settings()
     with tempfile.TemporaryDirectory(prefix="cdcpipe-bench-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
@@ -212,7 +245,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    runs: list[dict[str, object]] = []
+    runs: list[dict[str, Any]] = []
     for number in range(options.rounds):
         for observed in (False, True) if number % 2 == 0 else (True, False):  # no order has an advantage
             runs.append(measure(observed=observed, rate=options.rate, seconds=options.seconds, warm_up=options.warm_up))
@@ -221,12 +254,17 @@ def main() -> None:
     def median(key: str, *, observed: bool) -> float:
         return statistics.median(float(str(run[key])) for run in runs if run["observed"] is observed)
 
+    def part(name: str, *, observed: bool) -> float:
+        sizes = [run["memory_mb"].get(name, 0.0) for run in runs if run["observed"] is observed]
+        return statistics.median(sizes)
+
     def ratio(key: str) -> float:
         return round(median(key, observed=True) / median(key, observed=False), 4)
 
     def extra(key: str) -> float:
         return round(median(key, observed=True) - median(key, observed=False), 1)
 
+    parts = sorted({name for run in runs for name in run["memory_mb"]} - {VERIFICATION})
     verification = median("verification_memory_mb", observed=True)
     print(
         json.dumps(
@@ -241,6 +279,10 @@ def main() -> None:
                 "watchers_memory_mb": median("watchers_memory_mb", observed=True),
                 "watchers_anonymous_mb": median("watchers_anonymous_mb", observed=True),
                 "extra_memory_mb": extra("peak_memory_mb"),
+                "extra_by_part_mb": {
+                    name: round(part(name, observed=True) - part(name, observed=False), 1) for name in parts
+                },
+                "bare_servers_mb": bare_servers(),
                 "extra_live_memory_mb": extra("live_memory_mb"),
                 "verification_memory_mb": verification,
                 "extra_with_verification_mb": round(extra("peak_memory_mb") + verification, 1),

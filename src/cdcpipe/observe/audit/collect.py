@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 
-from cdcpipe.errors import CdcpipeError, StackBusy, StackError
+from cdcpipe.errors import CdcpipeError, MachineError, StackBusy, StackError
 from cdcpipe.observe.audit import connect, postgres, registry
 from cdcpipe.observe.audit.anchors import PostgresAnchors, Witness
 from cdcpipe.observe.audit.commands import append
@@ -162,14 +162,21 @@ class Collector:
     def collect(self) -> Collected:
         """Take what is new. A source that can't be read is a problem, and the others are read.
 
-        `StackBusy` when another process collects and doesn't come to an end.
+        `StackBusy` when another process collects and doesn't come to an end, `MachineError` when the trail's folder
+        can't be written.
         """
-        self._trail.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._trail.folder / "collecting.lock", timeout=_LOCK_SECONDS)
         try:
-            with FileLock(self._trail.folder / "collecting.lock", timeout=_LOCK_SECONDS):
-                return self._round()
+            self._trail.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except Timeout as error:
             raise StackBusy(f"another process collects into the audit trail in `{self._trail.folder}`") from error
+        except OSError as error:
+            raise MachineError(f"`{self._trail.folder}` can't be written: {error.strerror or error}") from error
+        try:
+            return self._round()
+        finally:
+            lock.release()
 
     def _round(self) -> Collected:
         self._catch_up()
@@ -208,6 +215,8 @@ class Collector:
             ears.acquire(blocking=False)
         except Timeout:
             return False
+        except OSError as error:
+            raise MachineError(f"`{path.parent}` can't be written: {error.strerror or error}") from error
         try:
             self._listener = AccessListener(path, lambda facts: self._append(coalesced(facts)))
         except BaseException:
