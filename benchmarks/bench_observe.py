@@ -37,8 +37,8 @@ from typing import Any
 
 import psutil
 
-from cdcpipe.observe.alerts import Alertmanager, Prometheus
-from cdcpipe.settings import load_settings
+from cdcpipe.observe.monitor_local import Surroundings, prometheus_of
+from cdcpipe.settings import MonitorSettings, load_settings
 from cdcpipe.stack.deploy import await_flow
 from cdcpipe.stack.local.java import JavaProcess, java_executable
 from cdcpipe.stack.local.process import processes_below
@@ -158,31 +158,13 @@ def monitored(stack: LocalStack, observed: bool) -> Iterator[subprocess.Popen[by
 
 
 def bare_servers() -> dict[str, float]:
-    """Prometheus and Alertmanager with nothing to scrape and nobody to tell: their proportional set size in MB."""
-    found = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="cdcpipe-bench-", dir="/var/tmp") as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        home, ports = Path(folder), claim_ports(("prometheus", "alertmanager"), {}, {})
-        servers = (
-            Prometheus(
-                *(home / "prometheus", home / "log"),
-                port=ports["prometheus"],
-                targets=(),
-                scrape_seconds=5,
-                alertmanager=None,
-            ),
-            Alertmanager(home / "alertmanager", home / "log", port=ports["alertmanager"], webhook_url=None),
-        )
-        for server in servers:
-            stack.callback(server.stop)
-            server.start()
-            server.await_ready(timeout_seconds=60)
-        time.sleep(10)
-        for server in servers:
-            found[server.name] = round(server.memory_bytes() / 1e6, 1)
-    return found
+    """Prometheus and Alertmanager beside nothing, with nobody to tell: their proportional set size in MB."""
+    with tempfile.TemporaryDirectory(prefix="cdcpipe-bench-", dir="/var/tmp") as folder:
+        ports = claim_ports(("prometheus", "alertmanager", "monitor"), {}, {})
+        around = Surroundings(f"127.0.0.1:{ports['monitor']}", {}, {}, ports, Path(folder))
+        with prometheus_of(around, MonitorSettings()) as servers:
+            time.sleep(10)  # two rounds of scraping and of rules
+            return {server.name: round(server.memory_bytes() / 1e6, 1) for server in servers}
 
 
 def measure(*, observed: bool, rate: float, seconds: float, warm_up: float) -> dict[str, Any]:
@@ -251,18 +233,15 @@ def main() -> None:
             runs.append(measure(observed=observed, rate=options.rate, seconds=options.seconds, warm_up=options.warm_up))
             print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
 
-    def median(key: str, *, observed: bool) -> float:
-        return statistics.median(float(str(run[key])) for run in runs if run["observed"] is observed)
-
-    def part(name: str, *, observed: bool) -> float:
-        sizes = [run["memory_mb"].get(name, 0.0) for run in runs if run["observed"] is observed]
-        return statistics.median(sizes)
+    def median(key: str, part: str | None = None, *, observed: bool) -> float:
+        chosen = [run[key] for run in runs if run["observed"] is observed]
+        return statistics.median(each if part is None else each.get(part, 0.0) for each in chosen)
 
     def ratio(key: str) -> float:
         return round(median(key, observed=True) / median(key, observed=False), 4)
 
-    def extra(key: str) -> float:
-        return round(median(key, observed=True) - median(key, observed=False), 1)
+    def extra(key: str, part: str | None = None) -> float:
+        return round(median(key, part, observed=True) - median(key, part, observed=False), 1)
 
     parts = sorted({name for run in runs for name in run["memory_mb"]} - {VERIFICATION})
     verification = median("verification_memory_mb", observed=True)
@@ -279,9 +258,7 @@ def main() -> None:
                 "watchers_memory_mb": median("watchers_memory_mb", observed=True),
                 "watchers_anonymous_mb": median("watchers_anonymous_mb", observed=True),
                 "extra_memory_mb": extra("peak_memory_mb"),
-                "extra_by_part_mb": {
-                    name: round(part(name, observed=True) - part(name, observed=False), 1) for name in parts
-                },
+                "extra_by_part_mb": {name: extra("memory_mb", name) for name in parts},
                 "bare_servers_mb": bare_servers(),
                 "extra_live_memory_mb": extra("live_memory_mb"),
                 "verification_memory_mb": verification,

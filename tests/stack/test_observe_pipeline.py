@@ -99,7 +99,6 @@ def test_the_metrics_agree_with_what_the_pipeline_did(observed: Observed) -> Non
     assert time.time() - value("cdcpipe_verified_through_timestamp_seconds") < 300
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: chromium)")
 def test_the_monitor_keeps_the_audit_trail_and_others_may_collect_meanwhile(observed: Observed) -> None:
     """What is done to PostgreSQL and S3 is in the trail once, though two processes collect into it."""
     trail = Trail(observed.stack.folder / TRAIL)
@@ -126,6 +125,7 @@ def test_the_monitor_keeps_the_audit_trail_and_others_may_collect_meanwhile(obse
     assert verify(trail.folder).intact
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: chromium)")
 def test_the_page_is_drawn_in_a_browser(observed: Observed, tmp_path: Path) -> None:
     observed.await_healthy()
     browser = [

@@ -35,12 +35,11 @@ def command() -> None:
 
 
 def _trail(stack_folder: Path | None) -> tuple[Trail, Path]:
-    from cdcpipe.observe.audit import Trail, trail_folder
+    from cdcpipe.observe.audit import trail_of
     from cdcpipe.settings import load_settings
 
     settings = load_settings(stack=stack_folder)
-    stack = settings.stack.absolute()
-    return Trail(trail_folder(stack, settings.audit)), stack
+    return trail_of(settings), settings.stack.absolute()
 
 
 def _collector(trail: Trail, stack_folder: Path | None, target: str) -> Collector:

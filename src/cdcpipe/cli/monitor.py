@@ -90,10 +90,10 @@ def command(
 
 
 def _collector(stack: Stack, settings: Settings) -> Collector:
-    from cdcpipe.observe.audit import Trail, trail_folder
+    from cdcpipe.observe.audit import trail_of
     from cdcpipe.observe.audit.collect import Collector, Places
 
-    return Collector(Trail(trail_folder(settings.stack.absolute(), settings.audit)), Places.of(stack))
+    return Collector(trail_of(settings), Places.of(stack))
 
 
 def _once(stack: Stack, settings: MonitorSettings, names: Names) -> None:

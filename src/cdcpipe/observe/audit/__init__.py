@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cdcpipe.observe.audit.anchors import Anchor, FileAnchors, PostgresAnchors
     from cdcpipe.observe.audit.collect import Collector
     from cdcpipe.observe.audit.commands import recorded
-    from cdcpipe.observe.audit.trail import Break, Entry, Fact, Trail, Verification, trail_folder, verify
+    from cdcpipe.observe.audit.trail import Break, Entry, Fact, Trail, Verification, trail_of, verify
 
 __all__ = [
     "Anchor",
@@ -29,7 +29,7 @@ __all__ = [
     "Trail",
     "Verification",
     "recorded",
-    "trail_folder",
+    "trail_of",
     "verify",
 ]
 
@@ -37,7 +37,7 @@ _MODULES = {
     "anchors": ("Anchor", "FileAnchors", "PostgresAnchors"),
     "collect": ("Collector",),
     "commands": ("recorded",),
-    "trail": ("Break", "Entry", "Fact", "Trail", "Verification", "trail_folder", "verify"),
+    "trail": ("Break", "Entry", "Fact", "Trail", "Verification", "trail_of", "verify"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

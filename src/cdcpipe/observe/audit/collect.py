@@ -146,8 +146,6 @@ class Collector:
         self._seen, self._cursors = _load_cursors(trail)
         self._witness = Witness(places.endpoints.postgres)
         self._listener: AccessListener | None = None
-        ears = None if places.s3_socket is None else places.s3_socket.with_suffix(".lock")
-        self._ears = None if ears is None else FileLock(ears, thread_local=False)
         self._parsers: dict[str, Callable[[Iterable[Line]], Iterable[Fact]]] = {
             "postgres": postgres.facts_of_log,
             "connect": connect.facts_of_access_log,
@@ -202,8 +200,8 @@ class Collector:
     def hear(self) -> bool:
         """Take the S3 access log as it comes, from now until `close`. May be called again: False while another process
         hears it, and where the stack is not observed."""
-        path, ears = self._places.s3_socket, self._ears
-        if path is None or ears is None:
+        path = self._places.s3_socket
+        if path is None:
             return False
         if self._listener is not None:
             if path.exists():
@@ -212,26 +210,17 @@ class Collector:
         if not path.parent.is_dir():
             return False
         try:
-            ears.acquire(blocking=False)
-        except Timeout:
-            return False
-        except OSError as error:
-            raise MachineError(f"`{path.parent}` can't be written: {error.strerror or error}") from error
-        try:
             self._listener = AccessListener(path, lambda facts: self._append(coalesced(facts)))
-        except BaseException:
-            ears.release()
-            raise
+        except StackBusy:
+            return False
         self._note_hearing("access.heard")
         return True
 
     def _unhear(self) -> None:
-        if self._listener is None or self._ears is None:
-            return
-        self._listener.close()
-        self._listener = None
-        self._note_hearing("access.unheard")
-        self._ears.release()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            self._note_hearing("access.unheard")
 
     def _note_hearing(self, action: str) -> None:
         assert self._places.s3_socket is not None

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cdcpipe.errors import CdcpipeError
 from cdcpipe.observe.audit.anchors import FileAnchors
-from cdcpipe.observe.audit.trail import Entry, Fact, Outcome, Trail, trail_folder
+from cdcpipe.observe.audit.trail import Entry, Fact, Outcome, Trail, trail_of
 from cdcpipe.settings import load_settings
 
 __all__ = ["append", "recorded", "whoami"]
@@ -69,7 +69,7 @@ def recorded(words: Sequence[str]) -> Iterator[None]:
     stack = _stack_of(words)
     try:
         settings = load_settings(stack=stack)
-        trail = Trail(trail_folder(settings.stack.absolute(), settings.audit))
+        trail = trail_of(settings)
     except CdcpipeError:
         yield  # the command itself says what is wrong with the settings
         return

@@ -20,7 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from cdcpipe.errors import MachineError
+from filelock import FileLock, Timeout
+
+from cdcpipe.errors import MachineError, StackBusy
 from cdcpipe.observe.audit.trail import Fact, Outcome
 
 __all__ = ["AccessListener", "fact_of"]
@@ -80,7 +82,10 @@ def messages(text: str) -> tuple[list[Any], str]:
 
 
 class AccessListener:
-    """Listens at `path` in threads of its own and gives facts to `take`, about once a second, until it is closed."""
+    """Listens at `path` in threads of its own and gives facts to `take`, about once a second, until it is closed.
+
+    `StackBusy` while another one listens there: the server sends each request to one of them only.
+    """
 
     def __init__(self, path: Path, take: Callable[[Sequence[Fact]], None]) -> None:
         self._path = path
@@ -88,7 +93,8 @@ class AccessListener:
         self._ended = threading.Event()
         self._waiting: list[Fact] = []
         self._lock = threading.Lock()
-        self._server = _listen(path)
+        self._alone = FileLock(path.with_suffix(".lock"), thread_local=False)
+        self._server = _listen(path, self._alone)
         self._threads = [
             threading.Thread(target=work, name=f"cdcpipe-audit-{work.__name__}", daemon=True)
             for work in (self._accept, self._hand_over)
@@ -103,6 +109,7 @@ class AccessListener:
             thread.join(10)
         self._server.close()
         self._path.unlink(missing_ok=True)
+        self._alone.release()
 
     def _accept(self) -> None:
         readers: list[threading.Thread] = []
@@ -160,10 +167,11 @@ def _facts(message: Any) -> Iterator[Fact]:
         log.warning("a record of the S3 access log has another form: %s", error)
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: Path, alone: FileLock) -> socket.socket:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     server.settimeout(0.5)
     try:
+        alone.acquire(blocking=False)
         path.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -174,7 +182,11 @@ def _listen(path: Path) -> socket.socket:
         finally:
             os.close(folder)
         server.listen(8)
+    except Timeout as error:
+        server.close()
+        raise StackBusy(f"another process hears the S3 access log at `{path}`") from error
     except OSError as error:
         server.close()
+        alone.release()
         raise MachineError(f"the S3 access log can't be heard at `{path}`: {error.strerror or error}") from error
     return server

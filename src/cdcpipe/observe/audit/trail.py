@@ -28,8 +28,9 @@ from cdcpipe.errors import DiskFull, EvidenceError, MachineError, StackBusy
 
 if TYPE_CHECKING:
     from cdcpipe.observe.audit.anchors import Anchor
+    from cdcpipe.settings import Settings
 
-__all__ = ["Break", "Entry", "Fact", "Outcome", "Source", "Trail", "Verification", "trail_folder", "verify"]
+__all__ = ["Break", "Entry", "Fact", "Outcome", "Source", "Trail", "Verification", "trail_of", "verify"]
 
 Source = Literal["trail", "cdcpipe", "postgres", "connect", "registry", "s3"]
 Outcome = Literal["ok", "refused", "failed", "begun"]
@@ -136,9 +137,11 @@ def _iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def trail_folder(stack: Path, given: Path | None = None) -> Path:
-    """Where the trail of the stack in folder `stack` lies: `given`, else beside it, so that a purge leaves it."""
-    return given if given is not None else stack.with_name(f"{stack.name}.audit")
+def trail_of(settings: Settings) -> Trail:
+    """The trail of the stack that `settings` name: in the folder that they give, else beside the stack's, so that a
+    purge leaves it."""
+    stack = settings.stack.absolute()
+    return Trail(settings.audit if settings.audit is not None else stack.with_name(f"{stack.name}.audit"))
 
 
 class Trail:
@@ -163,8 +166,9 @@ class Trail:
                 try:
                     entry = Entry.parse(text)
                 except ValueError as error:
+                    number = next(number for number, line in _lines(path) if line == text)
                     raise EvidenceError(
-                        f"a line of `{path}` is no entry: {error}", hint="`cdcpipe audit verify` says which"
+                        f"line {number} of `{path}` is no entry: {error}", hint="`cdcpipe audit verify` says more"
                     ) from error
                 if entry.seq > after:
                     yield entry
