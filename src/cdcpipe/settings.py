@@ -177,6 +177,8 @@ class MonitorSettings(_Table):
     """What all components may take together."""
     wal_retained_bytes_max: Annotated[int, Field(gt=0)] = 1 << 30
     """WAL that a slot may keep."""
+    restart_tasks: bool = False
+    """Whether the monitor starts failed tasks again, with growing pauses: Connect never does."""
     audit: bool = False
     """Whether the monitor collects the audit trail too, and hears the S3 access log of an observed stack."""
     metrics: dict[str, str] = Field(default_factory=dict)

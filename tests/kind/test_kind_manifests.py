@@ -76,7 +76,7 @@ def test_every_pod_keeps_the_restricted_pod_security_standard_and_a_read_only_ro
         assert spec["automountServiceAccountToken"] is False, name
         assert not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")), name
         assert not any("hostPath" in volume for volume in spec["volumes"]), name
-        for container in spec["containers"]:
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False, name
             assert own["readOnlyRootFilesystem"] is True, name
@@ -88,6 +88,7 @@ def test_every_container_has_probes_requests_and_a_memory_limit(overlay: str) ->
     for name, spec, _ in _pods(overlay):
         for container in spec["containers"]:
             assert {"readinessProbe", "livenessProbe"} <= set(container), name
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
             assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
             assert "memory" in container["resources"]["limits"], name
         assert spec["terminationGracePeriodSeconds"] >= 5, name
@@ -112,6 +113,19 @@ def test_all_cpu_requests_fit_on_two_cores_beside_the_cluster(overlay: str) -> N
         for container in spec["containers"]
     )
     assert asked + CLUSTER_MILLICORES <= 2000, f"{asked + CLUSTER_MILLICORES}m"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_connect_waits_for_what_a_starting_task_would_fail_for_good_without(overlay: str) -> None:
+    places = {item["metadata"]["name"]: item["spec"] for item in _objects(overlay) if item["kind"] == "Service"}
+    pods = {name: spec for name, spec, _ in _pods(overlay)}
+    (first,) = pods["connect"]["initContainers"]
+    assert first["image"] == pods["connect"]["containers"][0]["image"]
+    line = first["args"][0].splitlines()[0]
+    awaited = dict(re.findall(r"(\w+)/(\d+)", line))
+    assert set(awaited) == {"postgres", "registry"}
+    for name, port in awaited.items():
+        assert int(port) in [entry["port"] for entry in places[name]["ports"]]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

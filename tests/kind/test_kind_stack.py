@@ -183,6 +183,17 @@ def test_a_failed_up_names_the_pod_and_the_reason_and_the_next_one_mends_it(
         patch.setattr(kind_stack.cluster, "load", lambda _: [])
         with pytest.raises(ComponentFailed) as failed:
             kind_stack.up()
+        kind_stack.components["connect"].delete(force=True)
+        wait_until(
+            lambda: "`await` has not ended" in kind_stack.pods_text().get("connect-0", ""),
+            what="a worker that waits for the registry",
+            timeout_seconds=60,
+            error=AssertionError,  # type: ignore[arg-type]
+        )
+        with pytest.raises(ComponentFailed) as again:
+            kind_stack.up()
+    assert again.value.component == "registry"
+    assert "log: waits for registry" in str(again.value.detail)
     assert failed.value.component == "registry"
     assert "pod `registry-0`" in str(failed.value.detail)
     assert "cdcpipe/registry:lacking" in str(failed.value.detail)

@@ -105,6 +105,14 @@ CASES = [
         },
     ),
     Case(
+        "TaskRestarting",
+        {'cdcpipe_connector_restarts_total{connector="sink"}': "0x30 1x30 2x30 3x200"},
+        "300s",
+        {"connector": "sink"},
+        "sink was restarted 3 times in 15 minutes",
+        {'cdcpipe_connector_restarts_total{connector="sink"}': "0x30 1x30 2x200"},
+    ),
+    Case(
         "SchemaRegistrationRefused",
         {'cdcpipe_schema_registration_refused{connector="source"}': "0 1x9"},
         "2s",

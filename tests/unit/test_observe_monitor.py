@@ -28,8 +28,9 @@ from cdcpipe.errors import PortTaken, ServiceError
 from cdcpipe.observe.exporter import Exporter
 from cdcpipe.observe.monitor_jmx import Jmx
 from cdcpipe.observe.monitor_log import log_to_stderr
-from cdcpipe.observe.monitor_pipeline import Growing, Known, is_refused_schema
+from cdcpipe.observe.monitor_pipeline import Growing, Known
 from cdcpipe.observe.monitor_probe import NAME, Track, read_token
+from cdcpipe.observe.monitor_restarts import is_refused_schema
 from cdcpipe.observe.monitor_services import ServiceChecks, certificate_expiry
 from cdcpipe.observe.monitor_source import Partial, Runner, Source
 from cdcpipe.observe.monitor_state import History, Told, state_of

@@ -25,6 +25,7 @@ Examples:
   cdcpipe up --observed                     every server of the local stack exposes metrics
   cdcpipe monitor                           page and metrics of it, until Ctrl-C
   cdcpipe monitor --with-prometheus         and a Prometheus with our alerts, and an Alertmanager
+  cdcpipe monitor --restart-tasks           and start failed tasks again, with growing pauses
   cdcpipe monitor --audit                   and the audit trail of it, the S3 access log too
   cdcpipe monitor --once                    ask once, print the metrics, end
   cdcpipe monitor --target existing --listen 0.0.0.0:9464
@@ -39,6 +40,7 @@ As a container's entry point, by environment: CDCPIPE_MONITOR__LISTEN=0.0.0.0:94
 @click.option("--listen", metavar="HOST:PORT", help="Where page and metrics are. Default: the stack's own port.")
 @click.option("--with-prometheus", is_flag=True, help="Run Prometheus and Alertmanager beside the local stack.")
 @click.option("--webhook", metavar="URL", help="With --with-prometheus: where notifications go.")
+@click.option("--restart-tasks", is_flag=True, help="Start failed tasks again: at once, then with growing pauses.")
 @click.option("--audit", is_flag=True, help="Collect the audit trail too, as `cdcpipe audit collect --follow` does.")
 @click.option("--once", is_flag=True, help="Ask every source once, print the metrics, end.")
 @click.option(
@@ -58,6 +60,7 @@ def command(
     listen: str | None,
     with_prometheus: bool,
     webhook: str | None,
+    restart_tasks: bool,
     audit: bool,
     once: bool,
     write: Path | None,
@@ -77,7 +80,12 @@ def command(
     from cdcpipe.stack.targets import open_stack
 
     settings = load_settings(stack=stack_folder)
-    given: dict[str, Any] = {"listen": listen, "webhook_url": webhook, "audit": audit or None}
+    given: dict[str, Any] = {
+        "listen": listen,
+        "webhook_url": webhook,
+        "restart_tasks": restart_tasks or None,
+        "audit": audit or None,
+    }
     monitor = settings.monitor.model_copy(update={key: value for key, value in given.items() if value is not None})
     stack = open_stack(target, settings)
     _ = stack.endpoints  # `StackNotRunning` before anything else

@@ -72,6 +72,12 @@ METRICS: Final[tuple[Metric, ...]] = (
     # Connect.
     _gauge("connect", "connector_state", "connector state", "1 for the state that the connector is in, else 0."),
     _gauge("connect", "task_state", "connector task state", "1 for the state that the task is in, else 0."),
+    _counter(
+        "connect",
+        "connector_restarts",
+        "connector",
+        "Restarts of what had failed of the connector, by the monitor (`monitor.restart_tasks`).",
+    ),
     _gauge(
         "connect",
         "schema_registration_refused",

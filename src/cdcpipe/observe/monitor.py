@@ -5,7 +5,8 @@
         monitor.state()             # for people
 
 Every source of metrics has a thread of its own (`cdcpipe.observe.monitor_source`). Nothing that fails ends the monitor,
-and the monitor touches nothing of the pipeline but its own row in the watermark table.
+and the monitor touches nothing of the pipeline but its own row in the watermark table, and with `restart_tasks` what
+failed.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ class Monitor:
             slot=self._stack.settings.slot,
             watch=watch,
             found=self._found,
+            restarting=self.say if self.settings.restart_tasks else None,
         )
         postgres, kafka = Postgres(tell, endpoints), Kafka(tell, endpoints, self._known)
         reader = None if endpoints.catalog is None else ArchiveReader(endpoints, endpoints.catalog)

@@ -18,23 +18,15 @@ from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import KafkaError, PostgresError, ServiceError
 from cdcpipe.observe.exporter import Exporter
 from cdcpipe.observe.monitor_archive import ArchiveReader
+from cdcpipe.observe.monitor_restarts import Restarts, is_refused_schema
 from cdcpipe.observe.monitor_source import Partial
 from cdcpipe.stack.endpoints import Endpoints
 from cdcpipe.verify.progress import Sample, Watch
 from cdcpipe.verify.sampling import Sampler
 
-__all__ = ["Archive", "Kafka", "Known", "Pipeline", "Postgres", "is_refused_schema"]
+__all__ = ["Archive", "Kafka", "Known", "Pipeline", "Postgres"]
 
 _CONNECTOR_STATES = ("RUNNING", "PAUSED", "STOPPED", "FAILED", "UNASSIGNED", "RESTARTING")
-# What the registries' clients say when a schema breaks the compatibility rule: Apicurio's rule, and Confluent's API
-# (409 with error code 409, or 42201 for a schema that is none).
-_REFUSED = ("RuleViolationException", "IncompatibleSchema", "incompatible with an earlier schema", "error code: 42201")
-_REFUSED_CODE = "error code: 409"
-
-
-def is_refused_schema(trace: str) -> bool:
-    """Whether a task's stack trace says that a registry refused its schema."""
-    return any(text in trace for text in _REFUSED) or _REFUSED_CODE in trace
 
 
 @dataclass(slots=True)
@@ -70,7 +62,10 @@ class Growing:
 
 
 class Pipeline:
-    """Samples, as `cdcpipe.verify` takes them, and its monitors over them. `found` is told each anomaly."""
+    """Samples, as `cdcpipe.verify` takes them, and its monitors over them. `found` is told each anomaly.
+
+    With `restarting`, which is told each restart, what failed is started again.
+    """
 
     OWNS = (
         "cdcpipe_connector_state",
@@ -91,11 +86,15 @@ class Pipeline:
         slot: str,
         watch: Watch,
         found: Callable[[str, str], None],
+        restarting: Callable[[str], None] | None = None,
     ) -> None:
         self._exporter, self._known, self._watch, self._found = exporter, known, watch, found
         self._sampler = Sampler(endpoints, source=source, sink=sink, slot=slot, timeout_seconds=4.0)
         self._connect = ConnectClient(endpoints.connect_url, timeout_seconds=4.0)
         self._connectors = (source, sink)
+        self._restarts: Restarts | None = None
+        if restarting is not None:
+            self._restarts = Restarts(exporter, self._connect, restarting, source=source, connectors=self._connectors)
 
     def ask(self) -> None:
         """Take a sample, let the monitors judge it, tell what it shows."""
@@ -105,6 +104,7 @@ class Pipeline:
             self._found(name, sentence)
         self._tell_connectors(sample.connectors)
         self._tell_lag(sample)
+        self._restart(sample)
         silent = [
             who
             for who, part in (
@@ -116,6 +116,10 @@ class Pipeline:
         ]
         if silent:
             raise Partial(f"{', '.join(silent)} did not answer")
+
+    def _restart(self, sample: Sample) -> None:
+        if self._restarts is not None and sample.connectors is not None:
+            self._restarts.look(sample.connectors, sample.slot, sample.at)
 
     def close(self) -> None:
         """Close the connections."""

@@ -214,10 +214,13 @@ class Kube:
 
         return client.CoreV1Api(config.new_client_from_config(context=self.context))
 
-    def log(self, pod: str, lines: int, *, previous: bool = False) -> list[str]:
-        """The last lines of the pod's first container, or of the one before it; empty when there are none."""
+    def log(self, pod: str, lines: int, **options: Any) -> list[str]:
+        """The last lines of the pod's first container; empty when there are none.
+
+        Of the one before it with `previous`, of another with `container`.
+        """
         try:
-            found = self._log(pod, previous=previous, tail_lines=lines)
+            found = self._log(pod, tail_lines=lines, **options)
         except StackError:  # not started yet, or there was no container before
             return []
         return [line for line in found if line.strip()]
@@ -297,7 +300,10 @@ class Kube:
         )
         told = [f"{event.reason}: {event.message}" for event in (events.items if events else [])][-4:]
         restarts = sum(status.restart_count for status in pod.status.container_statuses or [])
-        log = self.log(name, log_lines) or (self.log(name, log_lines, previous=True) if restarts else [])
+        if (first := _awaited(pod)) is not None:
+            log = self.log(name, log_lines, container=first)
+        else:
+            log = self.log(name, log_lines) or (self.log(name, log_lines, previous=True) if restarts else [])
         return Trouble(name, why_not_ready(pod), tuple(told), tuple(log))
 
 
@@ -312,16 +318,29 @@ def is_ready(pod: Any) -> bool:
     return any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
 
 
+def statuses(pod: Any) -> list[Any]:
+    """Of its containers, the init containers first."""
+    return [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+
+
+def _awaited(pod: Any) -> str | None:
+    """The init container that runs."""
+    running = (item.name for item in pod.status.init_container_statuses or [] if item.state.running is not None)
+    return next(running, None)
+
+
 def why_not_ready(pod: Any) -> str:
     """One sentence: what its container waits for, how it ended, or why no node takes it."""
-    for status in pod.status.container_statuses or []:
+    if (first := _awaited(pod)) is not None:
+        return f"its init container `{first}` has not ended"
+    for status in statuses(pod):
         waiting, last = status.state.waiting, status.last_state.terminated
         ended = ""
         if last is not None:
             ended = f"; ended {status.restart_count}x, last with exit code {last.exit_code} ({last.reason})"
         if waiting is not None:
             return f"{waiting.reason}{': ' + waiting.message if waiting.message else ''}{ended}"
-        if status.state.terminated is not None:
+        if status.state.terminated is not None and not status.ready:
             return f"ended with exit code {status.state.terminated.exit_code} ({status.state.terminated.reason})"
         if not status.ready:
             return f"runs, but its readiness probe fails{ended}"

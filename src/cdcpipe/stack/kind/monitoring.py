@@ -26,6 +26,7 @@ def monitor_settings(inside: Endpoints, slot: str, brokers: int) -> str:
     """`cdcpipe.toml` of the monitor in the cluster, credentials included."""
     own = {
         "listen": f"0.0.0.0:{LISTEN}",
+        "restart_tasks": True,
         "prometheus_url": "http://prometheus:9090",
         "alertmanager_url": f"http://{ALERTMANAGER}",
     }

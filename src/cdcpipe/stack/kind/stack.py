@@ -29,7 +29,7 @@ from cdcpipe.stack.kind import asking
 from cdcpipe.stack.kind.cluster import Cluster
 from cdcpipe.stack.kind.component import KindComponent
 from cdcpipe.stack.kind.images import BASE, Image, Images
-from cdcpipe.stack.kind.kube import Kube, why_not_ready
+from cdcpipe.stack.kind.kube import Kube, statuses, why_not_ready
 from cdcpipe.stack.kind.links import links_of
 from cdcpipe.stack.kind.plan import (
     PORTS,
@@ -391,15 +391,21 @@ class KindStack:
             if told >= names:
                 return
             late = time.monotonic() - begin > _READY_SECONDS
-            hopeless = {pod.metadata.name for pod in self.kube.pods() if self._hopeless(pod)}
             # What an earlier `up` left broken is replaced by this one.
-            if late or (hopeless and hopeless - self.kube.outgoing()):
-                self._fail(sorted(names - told), late)
+            outgoing = self.kube.outgoing()
+            hopeless = {
+                pod.metadata.labels["app.kubernetes.io/name"]
+                for pod in self.kube.pods()
+                if self._hopeless(pod) and pod.metadata.name not in outgoing
+            }
+            if late or hopeless:
+                # Others may only wait for it.
+                self._fail(sorted(hopeless) or sorted(names - told), late and not hopeless)
             time.sleep(0.5)
 
     @staticmethod
     def _hopeless(pod: Any) -> bool:
-        for status in pod.status.container_statuses or []:
+        for status in statuses(pod):
             waiting = status.state.waiting
             if waiting is not None and waiting.reason in _HOPELESS:
                 return True
