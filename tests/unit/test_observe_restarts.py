@@ -72,25 +72,25 @@ def test_the_first_try_is_at_once_and_each_pause_is_longer_up_to_two_minutes(sce
         scene.restarts.look(FAILED, SLOT, float(second))
         if len(scene.worker.restarted) > before:
             tried.append(second)
-    assert tried == [0, 20, 80, 200, 320, 440]
+    assert tried == [0, 10, 40, 100, 200, 320, 440]
     assert set(scene.worker.restarted) == {"/connectors/source/restart?includeTasks=true&onlyFailed=true"}
-    assert scene.exporter.value("cdcpipe_connector_restarts_total", connector="source") == 6
+    assert scene.exporter.value("cdcpipe_connector_restarts_total", connector="source") == 7
     assert scene.exporter.value("cdcpipe_connector_restarts_total", connector="sink") == 0
-    assert [pause_seconds(tries) for tries in range(6)] == [0, 20, 60, 120, 120, 120]
+    assert [pause_seconds(tries) for tries in range(7)] == [0, 10, 30, 60, 100, 120, 120]
     assert scene.lines[0] == (
-        "source had failed and is restarted (try 1; the next try is due in 20 s): "
+        "source had failed and is restarted (try 1; the next try is due in 10 s): "
         "Caused by: java.net.ConnectException: Connection refused"
     )
 
 
 def test_a_connector_that_ran_long_enough_begins_anew_and_one_that_did_not_goes_on_waiting(scene: Scene) -> None:
-    for second in (0.0, 20.0):
+    for second in (0.0, 10.0):
         scene.restarts.look(FAILED, SLOT, second)
-    scene.restarts.look(FINE, SLOT, 50.0)
-    scene.restarts.look(FAILED, SLOT, 60.0)  # within 60 s after the second try
+    scene.restarts.look(FINE, SLOT, 30.0)
+    scene.restarts.look(FAILED, SLOT, 35.0)  # within 30 s after the second try
     assert len(scene.worker.restarted) == 2
-    scene.restarts.look(FINE, SLOT, 90.0)
-    scene.restarts.look(FAILED, SLOT, 91.0)
+    scene.restarts.look(FINE, SLOT, 45.0)
+    scene.restarts.look(FAILED, SLOT, 46.0)
     assert len(scene.worker.restarted) == 3
     assert "(try 1; " in scene.lines[-1]
 

@@ -19,7 +19,7 @@ from cdcpipe.verify.progress import SlotState
 
 __all__ = ["Restarts", "is_refused_schema", "pause_seconds"]
 
-_STEP_SECONDS: Final = 10.0
+_STEP_SECONDS: Final = 5.0
 _LONGEST_SECONDS: Final = 120.0
 # What the registries' clients say when a schema breaks the compatibility rule: Apicurio's rule, and Confluent's API
 # (409 with error code 409, or 42201 for a schema that is none).
@@ -33,7 +33,7 @@ def is_refused_schema(trace: str) -> bool:
 
 
 def pause_seconds(tries: int) -> float:
-    """How long after the last of so many tries the next one is due: 0, 20, 60, then 120 s."""
+    """How long after the last of so many tries the next one is due: 0, 10, 30, 60, 100, then 120 s."""
     return min(_LONGEST_SECONDS, _STEP_SECONDS * tries * (tries + 1))
 
 
