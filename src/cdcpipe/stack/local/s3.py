@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +124,10 @@ class SeaweedS3(LocalProcess):
             f"-s3.config={(self.folder / 's3.json').resolve()}",
             *(["-s3.auditLogConfig=audit.json"] if self.audited else []),
         ]
+
+    def env(self) -> Mapping[str, str]:
+        # By default Go lets garbage grow to the size of what is in use: 50 to 100 MB of it at 10,000 events/s.
+        return {"GOGC": "50"}
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
         """End it. Its own way takes 15 s: a filer waits for streams that its other half in this process holds open.
