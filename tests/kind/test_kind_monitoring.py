@@ -10,9 +10,11 @@ import httpx2
 import pytest
 from tests.kind.conftest import watchers_lack
 
+from cdcpipe.connect.rest import ConnectClient
 from cdcpipe.errors import EvidenceError
 from cdcpipe.stack.component import wait_until
 from cdcpipe.stack.deploy import await_flow
+from cdcpipe.stack.endpoints import SOURCE
 from cdcpipe.stack.kind.plan import PORTS
 from cdcpipe.stack.kind.stack import KindStack
 
@@ -77,3 +79,21 @@ def test_a_killed_worker_is_told_to_alertmanager_and_taken_back(watched: KindSta
         connect.await_ready(timeout_seconds=180)
     _await(lambda: down not in _alerts(watched), "the end of the alert", 120)
     await_flow(watched.endpoints, archive=True, timeout_seconds=180)
+
+
+@pytest.mark.slow
+def test_a_task_that_failed_for_good_is_started_again_by_the_monitor(watched: KindStack) -> None:
+    """A worker's process that begins again in its container waits for nobody: that is the pod's doing."""
+    connect, registry = watched.components["connect"], watched.components["registry"]
+    for component in (connect, registry):
+        component.kill()
+    try:
+        connect.start()
+        connect.await_ready(timeout_seconds=180)
+        with ConnectClient(watched.endpoints.connect_url, timeout_seconds=60) as client:
+            _await(lambda: client.status(SOURCE).failure is not None, "a source that failed without the registry", 120)
+    finally:
+        registry.start()
+        registry.await_ready(timeout_seconds=180)
+    await_flow(watched.endpoints, archive=True, timeout_seconds=240)
+    assert _query(f'cdcpipe_connector_restarts_total{{connector="{SOURCE}"}} > 0')
