@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.stack, *NEEDS_PROMETHEUS]
 
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
-    with observing(audit=True) as seen:
+    with observing(audit=True, restart_tasks=True) as seen:
         yield seen
 
 
