@@ -42,6 +42,7 @@ def test_the_demo_moves_data_judges_it_reports_and_leaves_nothing_running(stack:
     assert (result["verdict"], result["missing"], result["duplicates"], result["altered"]) == ("pass", 0, 0, 0)
     assert result["events"] >= 0.9 * 300 * 8
     assert result["archive_rows"] >= result["wal_changes"] >= result["events"]
+    assert result["archive_rows"] >= result["compared"] >= result["events"]
     assert result["latency_ms"]["samples"] > 0
     assert 0 < result["peak_rss_bytes"]["all"] < 4e9
     assert result["unexpected_errors"] == []

@@ -150,4 +150,5 @@ def test_a_pipeline_without_traffic_is_inconclusive_with_the_reason_on_top(
     out = done.stdout.str()
     assert "no traffic comes through this pipeline" in out
     assert out.index("could not look at the pipeline") < out.index("R1.1  PostgreSQL")
-    done.stdout.fnmatch_lines(["*1 inconclusive, 6 not applicable, 28 not run*"])
+    assert [out.count(f"{word:>7}  R") for word in ("?", "n/a", "not run")] == [1, 4, 30]
+    done.stdout.fnmatch_lines(["inconclusive: The pipeline could not be judged: *no traffic comes through*"])

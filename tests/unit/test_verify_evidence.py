@@ -114,6 +114,9 @@ def test_what_lies_beyond_the_cut_is_unsettled_and_no_anomaly(good: History) -> 
     report = events(*late.evidence(), cut=Cut(own["commit_lsn"] - 1, offsets))
     assert report.verdict is Verdict.PASS, report.sentence()
     assert report.unsettled > len(beyond)
+    there = len(late.wal) - report.unsettled  # with those in the dead letter queue
+    assert len(late.archive) <= there < len(late.archive) + 5
+    assert report.sentence().startswith(f"All {there} changes arrived")
     assert report.verified_through is not None
     assert (report.verified_through.commit_lsn or 0) < own["commit_lsn"]
 

@@ -247,7 +247,7 @@ def _resources(result: ChaosResult) -> Section:
         name: [(s["at"] - result.begun, s["memory"].get(name, 0) / 1e6) for s in samples if s.get("memory")]
         for name in names
     }
-    chart = line(series, title="memory by component", unit="MB", width=1000)
+    chart = line(series, title="memory by component", unit="MB")
     changes = _state_changes(samples, result.begun)
     table = Table(
         ["at", "component", "state"], changes[:40], caption="changes of state, asked each 4 s", figures=["at"]

@@ -75,6 +75,7 @@ def _summary(result: DemoResult) -> None:
     table.add_row("events", f"{result.events:,} committed, {result.achieved_rate:,.0f}/s of {result.rate:,.0f}/s")
     table.add_row("latency", f"commit to Kafka {shown}")
     table.add_row("archive", f"{result.archive_rows:,} rows in {sum(result.files_by_hour.values()):,} Parquet files")
+    table.add_row("compared", f"{result.compared:,} changes, in WAL, log and archive")
     table.add_row("differences", f"{result.missing} missing, {result.duplicates} repeated, {result.altered} altered")
     table.add_row("memory", f"{result.peak_rss_bytes.get('all', 0) / 1e6:,.0f} MB at its peak ({memory})")
     table.add_row("seconds", phases)

@@ -30,7 +30,7 @@ def _tiles(result: DemoResult) -> list[Tile]:
         Tile("events committed", f"{result.events:,}"),
         Tile("rate held", f"{result.achieved_rate:,.0f}/s", f"of {result.rate:,.0f}/s", "pass" if held else "fail"),
         Tile("commit to Kafka, p99", _ms(latency.p99), f"p50 {_ms(latency.p50)}, {latency.samples:,} samples"),
-        Tile("rows archived", f"{result.archive_rows:,}", f"of {result.wal_changes:,} changes in the WAL"),
+        Tile("changes compared", f"{result.compared:,}", "in WAL, log and archive, from before the load on"),
         Tile("missing, repeated, altered", f"{result.missing} · {result.duplicates} · {result.altered}", mood=whole),
         Tile("peak memory", f"{result.peak_rss_bytes.get('all', 0) / 1e9:.2f} GB", "all components, PSS"),
     ]
@@ -63,7 +63,7 @@ def _load(result: DemoResult) -> Section:
             "committed": _running(result),
             "archived": [(s.at, float(s.archived)) for s in samples if s.archived is not None],
         },
-        title="rows, committed and archived",
+        title="changes of the load, committed and archived",
     )
     intro = "Latency is from PostgreSQL's commit time to the moment a read_committed consumer has the record."
     if result.warm_up_seconds:
@@ -109,7 +109,8 @@ def _archive(result: DemoResult) -> Section:
         for table, ops in sorted(result.rows_by_table.items())
     ]
     names = [name for _, name in operations]
-    tables = Table(["table", *names, "in all"], rows, figures=[*names, "in all"], caption="committed changes by table")
+    caption = "committed changes of the load, by table"
+    tables = Table(["table", *names, "in all"], rows, figures=[*names, "in all"], caption=caption)
     hours = Table(
         ["hour (UTC)", "files", "size"],
         [[h or "?", f"{n:,}", f"{number(result.bytes_by_hour[h])}B"] for h, n in result.files_by_hour.items()],

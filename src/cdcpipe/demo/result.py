@@ -24,7 +24,7 @@ class Sample:
 
     `target` and `committed` are events a second that the schedule asked for and PostgreSQL committed, `log` those
     that came out of Kafka. Latencies (commit to read_committed consumer, ms) are None when nothing came. `archived`
-    is the number of rows in the archive so far, `memory` bytes by component; both None between their readings.
+    is the number of rows that the archive has gained, `memory` bytes by component; both None between their readings.
     """
 
     at: float
@@ -54,7 +54,8 @@ class Latency:
 class DemoResult:
     """Everything that `cdcpipe demo --json` prints. `peak_rss_bytes` holds proportional set sizes; `all` is the peak
     of the sum at one moment, not the sum of peaks. `cpu_seconds` are those of the load. `events`, `achieved_rate`
-    and `latency_ms` leave the warm-up out; the ledgers' figures and the verdict include it."""
+    and `latency_ms` leave the warm-up out; the ledgers' figures and the verdict include it. `compared` changes were
+    judged; `archive_rows` has also what came before the WAL was read and after the watermark, such as probe rows."""
 
     verdict: str
     sentence: str
@@ -67,6 +68,7 @@ class DemoResult:
     events: int
     achieved_rate: float
     latency_ms: Latency
+    compared: int
     wal_changes: int
     log_records: int
     archive_rows: int

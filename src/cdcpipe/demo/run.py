@@ -124,7 +124,6 @@ def run_demo(plan: DemoSettings, settings: Settings, *, listener: Listener = ign
 def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -> tuple[DemoResult, Report]:
     endpoints, shop = stack.endpoints, Shop(seed=plan.seed)
 
-    phases.run("tables", "making the shop's tables", lambda: shop.create(endpoints.postgres))
     witness = WalWitness(
         endpoints.postgres,
         run / "ledgers" / "wal",
@@ -132,6 +131,7 @@ def _judged(plan: DemoSettings, stack: LocalStack, run: Path, phases: _Phases) -
         poll_seconds=0.5 if plan.rate <= _WITNESS_RATE_MAX else 3600,
     )
     with witness:
+        phases.run("tables", "making the shop's tables", lambda: shop.create(endpoints.postgres))
         if plan.warm_up_seconds:
             phases.run("warm-up", f"warming up for {plan.warm_up_seconds:g} s", lambda: _warm_up(plan, endpoints, shop))
         sampler, work = phases.run("load", _title(plan), lambda: _load(plan, stack, shop, run, phases.listener))
@@ -215,6 +215,7 @@ def _result(
             max=quantile(latencies, 1.0),
             samples=len(latencies),
         ),
+        compared=int(report.facts.get("changes", 0)),
         wal_changes=wal.counts.get("changes", 0),
         log_records=log.counts.get("changes", 0),
         archive_rows=archive.counts.get("changes", 0),

@@ -54,6 +54,7 @@ class Sampler:
         self._events = events
         self._topics = tuple(stack.endpoints.topic_of(table) for table in tables)
         self._cpu_begin = self._cpu()
+        self._archived_begin = archived_rows(stack.endpoints, self._topics)
         self.samples: list[Sample] = []
         self.latencies: list[float] = []
         self.peak_memory: dict[str, int] = {}
@@ -109,7 +110,7 @@ class Sampler:
         for name, size in {**memory, "all": sum(memory.values())}.items():
             self.peak_memory[name] = max(self.peak_memory.get(name, 0), size)
         try:
-            return archived_rows(self._stack.endpoints, self._topics), memory
+            return archived_rows(self._stack.endpoints, self._topics) - self._archived_begin, memory
         except (CdcpipeError, OSError):  # a figure of the chart, no evidence
             return None, memory
 

@@ -17,6 +17,9 @@ __all__ = ["Band", "Coverage", "Mark", "bars", "columns", "coverage", "line", "n
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
 _INK, _FAINT, _BAD = "var(--ink,#1f2933)", "var(--line,#d9dee4)", "var(--bad,#c0392b)"
 
+_WIDTH = 1000
+"""Of a box of the page, in pixels."""
+
 Points = Sequence[tuple[float, float]]
 _Scale = Callable[[float], float]
 
@@ -132,7 +135,7 @@ def line(
     y_max: float | None = None,
     bands: Sequence[Band] = (),
     marks: Sequence[Mark] = (),
-    width: int = 760,
+    width: int = _WIDTH,
     height: int = 240,
 ) -> str:
     """Lines over time. `series` maps a label to `(x, y)` points in order of x; NaN breaks a line.
@@ -203,7 +206,7 @@ def bars(
     title: str,
     unit: str = "",
     bad: Sequence[str] = (),
-    width: int = 760,
+    width: int = _WIDTH,
 ) -> str:
     """Horizontal bars, one a label, in the order given. Labels in `bad` are red."""
     if not values:
@@ -232,7 +235,7 @@ def columns(
     *,
     title: str,
     unit: str = "",
-    width: int = 760,
+    width: int = _WIDTH,
     height: int = 220,
 ) -> str:
     """Upright stacked columns: `groups` maps a column (an hour, a component) to its parts by name."""
@@ -267,7 +270,7 @@ def columns(
     return _frame(width, height, title, out)
 
 
-def coverage(rows: Sequence[Coverage], *, title: str, width: int = 760) -> str:
+def coverage(rows: Sequence[Coverage], *, title: str, width: int = _WIDTH) -> str:
     """A bar a partition: its offsets from first to last, holes in red. A hole is at least 2 pixels wide."""
     if not rows:
         return _empty(width, title)

@@ -49,7 +49,8 @@ def print_report(report: Report, *, file: TextIO | None = None, verbose: bool = 
         f"[dim](level {report.level.value}, {report.seconds:.1f} s)[/]"
     )
     if report.unsettled:
-        console.print(f"[dim]{report.unsettled:,} changes are beyond the watermark and not there yet[/]")
+        what = "1 change is" if report.unsettled == 1 else f"{report.unsettled:,} changes are"
+        console.print(f"[dim]{what} beyond the watermark and not there yet[/]")
     style = _STYLES[report.verdict.value]
     console.print(f"[{style}]{report.verdict.value}[/]: {escape(report.sentence())}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,7 +103,7 @@ def _report(case: Case, schemas: schema.SchemaFacts, *, figures: bool) -> Report
         unsettled=found.count("unsettled"),
         notes=tuple(_notes(case)),
         made_at=datetime.now(UTC),
-        facts={"changes": max(case.totals.expected, case.totals.streamed), "snapshot_rows": case.totals.read},
+        facts={"changes": _settled(case, results), "snapshot_rows": case.totals.read},
     )
     if figures and "prepare" not in case.failures:
         try:
@@ -113,6 +113,13 @@ def _report(case: Case, schemas: schema.SchemaFacts, *, figures: bool) -> Report
     if report.verdict is Verdict.PASS:
         report = replace(report, verified_through=_verified_through(case))
     return report
+
+
+def _settled(case: Case, results: Sequence[CheckResult]) -> int:
+    """Changes that were committed and sent, without those beyond the watermark that are not there yet."""
+    waiting = {each.id: each.counts.get("unsettled", 0) for each in results}
+    sent = max(case.totals.expected - waiting["lost-change@source"], case.totals.streamed)
+    return sent - waiting["lost-change@sink"]
 
 
 def _stuck(case: Case, found: Tally) -> CheckResult:
