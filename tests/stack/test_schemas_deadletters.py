@@ -197,7 +197,7 @@ def test_garbage_is_in_the_queue_with_its_reason_and_every_valid_record_in_the_a
     assert verified.verdict is Verdict.INCONCLUSIVE
     accounts = [account for account in verified.accounts if account.topic == topic]
     assert sum(account.dead_lettered for account in accounts) == len(garbage)
-    assert sum(account.archived for account in accounts) == 200
+    assert sum(account.archived for account in accounts) == 100  # the updates: the rows came before the witness
     assert [account.holes for account in accounts if account.holes] == []
     with ConnectClient(endpoints.connect_url) as connect:
         assert connect.status(SINK).running
