@@ -188,7 +188,7 @@ def test_a_failed_up_names_the_pod_and_the_reason_and_the_next_one_mends_it(
             lambda: "`await` has not ended" in kind_stack.pods_text().get("connect-0", ""),
             what="a worker that waits for the registry",
             timeout_seconds=60,
-            error=AssertionError,  # type: ignore[arg-type]
+            error=EvidenceError,
         )
         with pytest.raises(ComponentFailed) as again:
             kind_stack.up()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -48,8 +47,9 @@ def test_a_task_that_began_without_a_server_is_restarted_until_it_runs(
     assert "Connection refused" in (client.status(failing).cause or "")
     stack.components[absent].start()
     stack.components[absent].await_ready(timeout_seconds=60)
-    with Monitor(stack, FAST):  # which was not asked to
-        time.sleep(3 * FAST.every_seconds)
+    with Monitor(stack, FAST) as idle:  # which was not asked to, and has looked
+        seen = {"connector": failing, "task": "0", "state": "FAILED"}
+        until(lambda: idle.ready and idle.exporter.value("cdcpipe_task_state", **seen), "the failure was seen")
     assert client.status(failing).failure
     with Monitor(stack, MENDING) as monitor:
         await_flow(stack.endpoints, archive=True, timeout_seconds=180)

@@ -114,6 +114,9 @@ def test_a_source_without_its_slot_is_left_to_a_person_and_told_once(
         scene.restarts.look(FAILED, slot, second)
     assert scene.worker.restarted == []
     assert scene.lines == [f"source has failed and is not restarted: {why}"]
+    scene.restarts.look(FINE, SLOT, 501.0)  # somebody mended it, and it fails once more
+    scene.restarts.look(FAILED, slot, 502.0)
+    assert scene.lines == [f"source has failed and is not restarted: {why}"] * 2
     scene.restarts.look(FAILED, SLOT, 505.0)
     assert len(scene.worker.restarted) == 1
 

@@ -173,10 +173,12 @@ def _load(
         connections=plan.connections,
         record=run / "workload.jsonl",
     )
-    with LogTap(endpoints, f"{endpoints.topic_prefix}.public.") as tap, work:
+    with LogTap(endpoints, f"{endpoints.topic_prefix}.public.") as tap:
+        # Before the load begins: it asks the archive how far it is.
         sampler = Sampler(stack, work, tap, listener, tables=shop.TABLES, events=plan.rate * plan.seconds)
-        sampler.run_until_done()
-        return sampler, work.wait()
+        with work:
+            sampler.run_until_done()
+            return sampler, work.wait()
 
 
 def _read(captured: Captured, run: Path, witness: WalWitness) -> tuple[Ledger, Ledger]:

@@ -54,7 +54,7 @@ class Sampler:
         self._events = events
         self._topics = tuple(stack.endpoints.topic_of(table) for table in tables)
         self._cpu_begin = self._cpu()
-        self._archived_begin = archived_rows(stack.endpoints, self._topics)
+        self._archived_begin = self._archived()
         self.samples: list[Sample] = []
         self.latencies: list[float] = []
         self.peak_memory: dict[str, int] = {}
@@ -109,10 +109,14 @@ class Sampler:
         memory = self._stack.memory_bytes()
         for name, size in {**memory, "all": sum(memory.values())}.items():
             self.peak_memory[name] = max(self.peak_memory.get(name, 0), size)
+        now, begin = self._archived(), self._archived_begin
+        return (None if now is None or begin is None else now - begin), memory
+
+    def _archived(self) -> int | None:
         try:
-            return archived_rows(self._stack.endpoints, self._topics) - self._archived_begin, memory
+            return archived_rows(self._stack.endpoints, self._topics)
         except (CdcpipeError, OSError):  # a figure of the chart, no evidence
-            return None, memory
+            return None
 
     def _cpu(self) -> dict[str, float]:
         used = {}

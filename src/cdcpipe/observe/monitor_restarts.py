@@ -81,11 +81,11 @@ class Restarts:
         for name, tries in self._tries.items():
             if name in failed:
                 self._mend(name, tries, slot, at)
-            elif tries.count and at > max(tries.due, tries.at + _STEP_SECONDS):
+            elif at > tries.due:
                 self._tries[name] = _Tries()
 
     def _mend(self, name: str, tries: _Tries, slot: SlotState | None, at: float) -> None:
-        if tries.count and at < tries.due:
+        if at < tries.due:
             return
         try:
             status = self._connect.status(name)
